@@ -1,0 +1,146 @@
+"""The command line. Each command is a few lines over the rooms below; none imports torch before it has to."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alignbench import __version__
+from alignbench.errors import PluginError, UserError
+
+# Set before any library reads them: no telemetry, and no bars of theirs across ours.
+for _name, _value in {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}.items():
+    os.environ.setdefault(_name, _value)
+
+app = typer.Typer(
+    help="Compare alignment methods for language models.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+console = Console()
+
+SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
+PluginModules = Annotated[
+    list[str] | None, typer.Option("--plugin", help="also load this module, without installing it; may be repeated")
+]
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    results: Annotated[Path, typer.Option(help="folder that receives <suite>/")] = Path("results"),
+    plugin: PluginModules = None,
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first failure, with its traceback")] = False,
+) -> None:
+    """Train and score every row of a suite, reuse what is cached, and print the table."""
+    from alignbench.run.board import Board
+    from alignbench.report.table import to_rich, write_results
+    from alignbench.run.walk import Walk
+    from alignbench.store import Store
+
+    plan = _plan(suite, plugin)
+    with Board(console, plan) as board:
+        outcome = Walk(plan, Store(), board, is_strict=strict).run()
+    evaluation = plan.suite.evaluation
+    write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap)
+    console.print(to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap))
+    console.print(
+        f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    for record in outcome.records:
+        if record.status == "failed":
+            _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def plan(suite: SuiteName, plugin: PluginModules = None) -> None:
+    """Print the stages of a suite, which of them are cached, and an estimate of the time the rest takes."""
+    from alignbench.run.preview import plan_table
+    from alignbench.store import Store
+
+    console.print(plan_table(_plan(suite, plugin), Store()))
+
+
+@app.command()
+def plugins(plugin: PluginModules = None) -> None:
+    """List every method, reward source and task, where it comes from, and what failed to load, and why."""
+    from alignbench.plugins import load_catalog
+
+    catalog = load_catalog(plugin or ())
+    table = Table("kind", "name", "needs", "distribution", "version", "what it is", box=None, pad_edge=False)
+    for kind, found in (("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)):
+        for name, entry in sorted(found.items()):
+            needs = ", ".join(sorted(getattr(entry.cls, "needs", ()))) or getattr(entry.cls, "labels", "")
+            table.add_row(*map(escape, (kind, name, needs, entry.distribution, entry.version, entry.cls.summary)))
+    console.print(table)
+    for failure in catalog.failures:
+        _complain(f"failed to load: {failure}")
+
+
+@app.command()
+def fetch(names: Annotated[list[str] | None, typer.Argument(help="assets; default: all")] = None) -> None:
+    """Fetch the model and the human ratings, verify them, keep them in the cache."""
+    from alignbench.store.assets import fetch as fetch_assets
+
+    for name, folder in fetch_assets(names).items():
+        console.print(f"{name}: {folder}", highlight=False, markup=False)
+
+
+@app.command()
+def table(
+    suite: Annotated[str, typer.Argument(help="name of a folder in results/")],
+    results: Annotated[Path, typer.Option(help="folder that holds <suite>/")] = Path("results"),
+    readme: Annotated[Path | None, typer.Option(help="put the table between this file's result markers")] = None,
+) -> None:
+    """Print a published table as Markdown, or put it into a README."""
+    from alignbench.report.table import inject, to_markdown
+    from alignbench.scoring.record import read_records
+
+    markdown = to_markdown(read_records(results / suite / "records.jsonl"))
+    if readme is None:
+        print(markdown)
+    else:
+        inject(readme, suite, markdown)
+
+
+@app.command()
+def version() -> None:
+    """Print alignbench's version."""
+    print(__version__)
+
+
+def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]  # Plan's module is imported late
+    from alignbench.plugins import load_catalog
+    from alignbench.suite.plan import make_plan
+    from alignbench.suite.spec import find_suite, load_suite
+
+    return make_plan(load_suite(find_suite(name)), load_catalog(modules or ()))
+
+
+def _complain(text: str) -> None:
+    line = "".join(c if c.isprintable() else " " for c in text)
+    print(f"alignbench: {line}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: a user's or a plugin's mistake is one line and exit code 2; a bug keeps its traceback."""
+    sys.path.insert(0, str(Path.cwd()))  # for --plugin, whose module may lie beside the suite
+    warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
+    try:
+        app()
+    except (UserError, PluginError) as error:
+        _complain(str(error))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What a stage costs: seconds, peak memory, tokens, labels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+
+class Meter:
+    """Counts while a stage runs. `reading` gives the ledger's entries; each name ends in its unit."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.counts: dict[str, int] = {
+            name: 0
+            for name in ("tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai")
+        }
+        self._began = time.perf_counter()
+        self._reset_peak()
+
+    def add(self, **counts: int) -> None:
+        for name, count in counts.items():
+            self.counts[name] += int(count)
+
+    def reading(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self._began, "peak_bytes": self._peak(), **self.counts}
+
+    def _reset_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:  # Linux: forget the process's high-water mark
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+
+    def _peak(self) -> int:
+        """Bytes at the highest point of the stage: of the GPU if there is one, else resident in the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            status = Path("/proc/self/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        except (OSError, IndexError):
+            return psutil.Process().memory_info().rss

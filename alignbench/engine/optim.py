@@ -1,0 +1,81 @@
+"""The one optimisation step every method and every fitted stage takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alignbench.api import OptimizerConfig
+
+Group = tuple[Sequence[nn.Parameter], float]  # parameters and their peak learning rate
+
+
+class Optimizer:
+    """AdamW with clipping, warm-up and schedule. Weights below float32 are stepped through float32 masters, because a
+    bfloat16 weight of 1.0 cannot take an update smaller than 0.004."""
+
+    def __init__(self, groups: Sequence[Group], config: OptimizerConfig, max_steps: int) -> None:
+        self.config = config
+        self.steps = 0
+        self.trained: list[nn.Parameter] = [p for parameters, _ in groups for p in parameters]
+        self._pending = 0
+        self._masters = {p: p.detach().float().clone() for p in self.trained if p.dtype != torch.float32}
+        self._adamw = torch.optim.AdamW(
+            [{"params": [self._masters.get(p, p) for p in parameters], "lr": rate} for parameters, rate in groups],
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, _schedule(config, max_steps))
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradient; the step divides nothing."""
+        loss.backward()
+
+    def accumulate(self, loss: Tensor) -> bool:
+        """Backward for a mean over equally many items; True when the step was taken."""
+        self.backward(loss / self.config.gradient_accumulation_steps)
+        self._pending += 1
+        if self._pending < self.config.gradient_accumulation_steps:
+            return False
+        self.step()
+        return True
+
+    def step(self) -> float:
+        """Clip, step, schedule. Returns the gradient's norm before clipping."""
+        self._pending = 0
+        for weight, master in self._masters.items():
+            master.grad = None if weight.grad is None else weight.grad.float()
+        stepped = [self._masters.get(p, p) for p in self.trained]
+        norm = torch.nn.utils.clip_grad_norm_(stepped, self.config.max_grad_norm, error_if_nonfinite=True)
+        self._adamw.step()
+        self._schedule.step()
+        with torch.no_grad():
+            for weight, master in self._masters.items():
+                weight.copy_(master)
+        for p in self.trained:
+            p.grad = None
+        self.steps += 1
+        return float(norm)
+
+
+def _schedule(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / (config.warmup_steps + 1)
+        if config.lr_scheduler_type == "constant":
+            return 1.0
+        return max(0.0, (max_steps - step) / max(1, max_steps - config.warmup_steps))
+
+    return factor
+
+
+def checked(loss: Tensor, metrics: dict[str, float]) -> float:
+    """The loss as a number. FloatingPointError that names the step's metrics if it is not finite."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        seen = ", ".join(f"{k}={v:.4g}" for k, v in metrics.items()) or "no metrics logged"
+        raise FloatingPointError(f"the loss is {value}; {seen}")
+    return value

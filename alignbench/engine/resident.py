@@ -1,0 +1,259 @@
+"""One model in memory, any number of adapters on it.
+
+The supervised start is an adapter merged at load: the merged model *is* the start point, so "adapter off" is the right
+reference. Policy and reward model are named adapters on the same weights; switching costs nothing but a flag.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from alignbench.api import TokenBatch
+from alignbench.engine.device import keep_freed_memory
+from alignbench.engine.logprobs import before, spread, token_logprobs
+from alignbench.engine.tokens import Codec
+from alignbench.errors import UserError
+from alignbench.suite.spec import Lora
+
+
+class Resident:
+    """A base model with start adapters merged in, frozen, in eval mode."""
+
+    def __init__(
+        self, folder: Path | str, starts: Sequence[Path], lora: Lora, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        keep_freed_memory()
+        self.lora = lora
+        self.device = device
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            # torch's fused CPU attention loses to two batched products at the short lengths trained here
+            attention = "eager" if device.type == "cpu" else "sdpa"
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"model '{folder}' does not load: {reason}; name an alias, a Hub id or a folder") from error
+        self.base: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+        self.codec = Codec(tokenizer, _window(model), device)
+        self._peft: PeftModel | None = None
+        for start in starts:
+            self.load_adapter("start", start)
+            assert self._peft is not None
+            self.base = self._peft.merge_and_unload().requires_grad_(False)
+            self._peft = None
+        self.hidden_size: int = self.base.get_input_embeddings().weight.shape[1]
+        self._has_plain_head = self._head_is_last_step()
+
+    # ------------------------------------------------------------------------------------------------------ adapters
+
+    @property
+    def module(self) -> nn.Module:
+        """What a trainer calls: the PEFT model, or the bare one while there is no adapter."""
+        return self.base if self._peft is None else self._peft
+
+    def add_adapter(self, name: str, seed: int) -> list[nn.Parameter]:
+        """A fresh LoRA adapter, B = 0, so it changes nothing yet. Returns its parameters, ready to train."""
+        config = LoraConfig(
+            r=self.lora.r,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=self.lora.dropout,
+            target_modules=_targets(self.base, self.lora),
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if self._peft is None:
+                self._peft = get_peft_model(self.base, config, adapter_name=name, autocast_adapter_dtype=False)
+            else:
+                self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
+        self._peft.eval()
+        return self.activate(name)
+
+    def load_adapter(self, name: str, folder: Path) -> list[nn.Parameter]:
+        """An adapter saved by `save_adapter`, under `name`."""
+        parameters = self.add_adapter(name, seed=0)
+        assert self._peft is not None
+        set_peft_model_state_dict(
+            self._peft, load_file(folder / "adapter_model.safetensors", device=str(self.device)), adapter_name=name
+        )
+        return parameters
+
+    def save_adapter(self, name: str, folder: Path) -> None:
+        """PEFT's own two files, loadable by any PEFT user."""
+        assert self._peft is not None
+        self._peft.save_pretrained(folder, selected_adapters=[name])
+        if (folder / name).is_dir():  # PEFT puts a named adapter into a subfolder
+            for file in (folder / name).iterdir():
+                file.rename(folder / file.name)
+            (folder / name).rmdir()
+        (folder / "README.md").unlink(missing_ok=True)
+
+    def drop_adapters(self) -> None:
+        """Back to the bare start point."""
+        if self._peft is not None:
+            self.base = self._peft.unload()
+            self.base.requires_grad_(False)
+            self._peft = None
+
+    def activate(self, name: str) -> list[nn.Parameter]:
+        """Make `name` the adapter every pass goes through, and the only one with gradients."""
+        assert self._peft is not None
+        if self._peft.active_adapter != name:
+            self._peft.set_adapter(name)
+        return [p for p in self._peft.parameters() if p.requires_grad]
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Run passes through one adapter (None: through none), then restore the one before."""
+        if self._peft is None or name == self._peft.active_adapter:
+            if name is not None and self._peft is None:
+                raise KeyError(name)
+            yield
+        elif name is None:
+            with self._peft.disable_adapter():
+                yield
+        else:
+            previous = self._peft.active_adapter
+            self.activate(name)
+            try:
+                yield
+            finally:
+                self.activate(previous)
+
+    # -------------------------------------------------------------------------------------------------------- passes
+
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        """(B, T, H) final hidden states under the active adapter. Positions count real tokens only."""
+        out = self.base.base_model(
+            input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
+            use_cache=False,
+        )  # fmt: skip
+        return out.last_hidden_state
+
+    @torch.no_grad()
+    def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:
+        """(B, T, H) output of the blocks with these numbers, without adapters; blocks above the last are not computed."""
+        seen: dict[int, Tensor] = {}
+
+        def keep(depth: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                seen[depth] = output[0] if isinstance(output, tuple) else output
+                if depth == max(depths):
+                    raise _EnoughError
+
+            return hook
+
+        hooks = [blocks(self.base)[depth].register_forward_hook(keep(depth)) for depth in depths]
+        try:
+            with self.using(None):
+                self.hidden(batch)
+        except _EnoughError:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [seen[depth] for depth in depths]
+
+    def response_logits(self, batch: TokenBatch) -> Tensor:
+        """(N, V) logits from which the N response tokens were predicted."""
+        if self._has_plain_head:
+            return self.head(before(self.hidden(batch), batch.is_response))
+        out = self.base(
+            input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
+            use_cache=False,
+        )  # fmt: skip
+        return before(out.logits, batch.is_response)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(N, H) -> (N, V) by the output embeddings."""
+        return self.base.get_output_embeddings()(hidden)
+
+    def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """(B, T) log-probabilities of the response tokens, nats, zero elsewhere."""
+        labels = batch.ids[batch.is_response]
+        return spread(token_logprobs(self.response_logits(batch), labels, temperature), batch.is_response)
+
+    @torch.no_grad()
+    def _head_is_last_step(self) -> bool:
+        """Whether logits are the output embeddings of the final hidden state, with nothing (scaling, capping) after."""
+        ids = torch.arange(4, device=self.device)[None] + 3
+        everything = torch.ones_like(ids, dtype=torch.bool)
+        ours = self.head(self.hidden(TokenBatch(ids, everything, everything)))
+        return torch.allclose(ours, self.base(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3)
+
+
+class Engine(NamedTuple):
+    """Where residents come from: a few are kept, the least recently used leaves first."""
+
+    folder: Path | str
+    lora: Lora
+    device: torch.device
+    dtype: torch.dtype
+    kept: OrderedDict[tuple[Path, ...], Resident]
+    most: int = 2  # a start point for training and the base model for the gold reward
+
+    @contextmanager
+    def resident(self, starts: Sequence[Path] = ()) -> Iterator[Resident]:
+        """The model with `starts` merged, without adapters, and without adapters again afterwards."""
+        key = tuple(starts)
+        if key not in self.kept:
+            while len(self.kept) >= self.most:
+                self.kept.popitem(last=False)
+            self.kept[key] = Resident(self.folder, key, self.lora, self.device, self.dtype)
+        self.kept.move_to_end(key)
+        resident = self.kept[key]
+        try:
+            yield resident
+        finally:
+            resident.drop_adapters()
+
+
+def positions(is_token: Tensor) -> Tensor:
+    """(B, T) bool -> (B, T) position of each real token among its row's real tokens; 0 on padding, on either side."""
+    return (is_token.cumsum(-1) - 1).clamp_min(0)
+
+
+def _window(model: PreTrainedModel) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 10**9
+
+
+class _EnoughError(Exception):
+    """Raised by a hook to end a pass early."""
+
+
+def blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's stack of transformer blocks: its longest list of modules."""
+    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
+    if not stacks:
+        raise UserError(f"model '{type(model).__name__}' has no stack of blocks to adapt; use a decoder-only model")
+    return max(stacks, key=len)
+
+
+def _targets(model: PreTrainedModel, lora: Lora) -> list[str]:
+    """Full names of the linear layers that carry an adapter, in the topmost `lora.layers` blocks."""
+    stack = blocks(model)
+    if lora.layers is not None and lora.layers > len(stack):
+        raise UserError(f"lora.layers: {lora.layers} asked for, the model has {len(stack)}; lower it or leave it out")
+    inside = {id(m) for block in stack[len(stack) - (lora.layers or len(stack)) :] for m in block.modules()}
+    linear = [
+        name for name, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)
+    ]
+    if lora.target_modules == "all-linear":
+        return linear
+    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in lora.target_modules]
+    missing = set(lora.target_modules) - {name.rsplit(".", 1)[-1] for name in chosen}
+    if missing:
+        seen = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+        raise UserError(f"lora.target_modules: no layer named {', '.join(sorted(missing))}; the model has {seen}")
+    return chosen

@@ -1,0 +1,203 @@
+"""The live `Trial`: what a method sees while it trains. See `alignbench.api.Trial` for the contract."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from alignbench.api import (
+    ActorCritic,
+    Budget,
+    OptimizerConfig,
+    PreferenceBatch,
+    RewardSource,
+    Rollout,
+    TokenBatch,
+    Trial,
+)
+from alignbench.engine.logprobs import before, logprobs_and_entropies, spread
+from alignbench.engine.meter import Meter
+from alignbench.engine.optim import Optimizer, checked
+from alignbench.engine.resident import Resident
+from alignbench.engine.sampling import sample
+from alignbench.errors import UserError
+
+POLICY = "policy"
+SAMPLING_ROWS = 64
+
+
+def sample_texts(
+    resident: Resident, prompts: Sequence[str], max_new_tokens: int, temperature: float, generator: torch.Generator,
+    rows: int = SAMPLING_ROWS, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rollout:  # fmt: skip
+    """Completions of `prompts` by whatever adapter is active, `rows` prompts at a time."""
+    heads = [resident.codec.fitting(prompt, max_new_tokens) for prompt in prompts]
+    tails: list[list[int]] = []
+    for start in range(0, len(heads), rows):
+        tails += sample(resident, heads[start : start + rows], max_new_tokens, temperature, generator)
+        progress(len(tails), len(heads))
+    return Rollout(
+        prompts=list(prompts),
+        completions=[resident.codec.text(tail) for tail in tails],
+        tokens=resident.codec.pack(heads, tails),
+        is_ended=torch.tensor([tail[-1] == resident.codec.eos for tail in tails], device=resident.device),
+    )
+
+
+class LiveTrial(Trial):
+    """A policy adapter on a resident model, its optimiser and its data."""
+
+    def __init__(
+        self,
+        resident: Resident,
+        config: OptimizerConfig,
+        *,
+        seed: int,
+        max_steps: int,
+        max_new_tokens: int,
+        prompts: Sequence[str],
+        meter: Meter,
+        workdir: Path,
+        preferences: Sequence[dict[str, str]] | None = None,
+        reward: RewardSource | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self._resident = resident
+        self._config = config
+        self._adapter = resident.add_adapter(POLICY, seed)
+        self._extra: list[nn.Parameter] = []
+        self._optimizer: Optimizer | None = None
+        self._reward = reward
+        self._meter = meter
+        self._progress = progress
+        self._reference_gaps: dict[tuple[int, bool], float] = {}
+        self._max_new_tokens = max_new_tokens
+        self._generator = torch.Generator().manual_seed(seed)
+        self.history: list[dict[str, float]] = []
+        self.policy = resident.module
+        self.tokenizer = resident.codec.tokenizer
+        self.device = resident.device
+        self.prompts = Dataset.from_dict({"prompt": list(prompts)})
+        self.preferences = None if preferences is None else Dataset.from_list(list(preferences))
+        self.budget = Budget(max_steps)
+        self.rng = random.Random(seed)
+        self.workdir = workdir
+
+    # ---------------------------------------------------------------------------------------------------------- data
+
+    def preference_batches(self) -> Iterator[PreferenceBatch]:
+        if self.preferences is None:
+            raise UserError("the method asked for preferences; add 'preferences' to its `needs` or to its recipe")
+        for rows in self._shuffled(len(self.preferences), self._config.per_device_train_batch_size):
+            picked = self.preferences[rows]
+            yield PreferenceBatch(
+                rows, self.encode(picked["prompt"], picked["chosen"]), self.encode(picked["prompt"], picked["rejected"])
+            )
+
+    def prompt_batches(self, size: int) -> Iterator[list[str]]:
+        for rows in self._shuffled(len(self.prompts), size):
+            yield self.prompts[rows]["prompt"]
+
+    def _shuffled(self, count: int, size: int) -> Iterator[list[int]]:
+        """Row numbers, `size` at a time, epoch after epoch without a remainder lost, until the budget is spent."""
+        waiting: list[int] = []
+        while not self.budget.is_spent:
+            while len(waiting) < size:
+                waiting += self.rng.sample(range(count), count)
+            yield waiting[:size]
+            waiting = waiting[size:]
+
+    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
+        return self._resident.codec.encode(prompts, completions, max_new_tokens=self._max_new_tokens)
+
+    # -------------------------------------------------------------------------------------------------------- passes
+
+    def sample(
+        self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None
+    ) -> Rollout:
+        limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
+        with self._resident.using(POLICY):
+            rollout = sample_texts(self._resident, prompts, limit, temperature, self._generator)
+        self._meter.add(tokens_generated=int(rollout.tokens.is_response.sum()))
+        return rollout
+
+    def logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+        self._count(tokens)
+        return self._resident.logprobs(tokens, temperature)
+
+    @torch.no_grad()
+    def reference_logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+        with self._resident.using(None):
+            return self._resident.logprobs(tokens, temperature)
+
+    def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
+        self._count(tokens)
+        states = before(self._resident.hidden(tokens), tokens.is_response)
+        labels = tokens.ids[tokens.is_response]
+        nats = logprobs_and_entropies(self._resident.head(states), labels, temperature)
+        values = value_head(states.float()).squeeze(-1)
+        return ActorCritic(*(spread(v, tokens.is_response) for v in (nats.logprobs, nats.entropies, values)))
+
+    def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
+        return _summed(self.logprobs(pair.chosen), pair.chosen, mean) - _summed(
+            self.logprobs(pair.rejected), pair.rejected, mean
+        )
+
+    def reference_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
+        if any((row, mean) not in self._reference_gaps for row in pair.rows):
+            sides = [_summed(self.reference_logprobs(side), side, mean) for side in (pair.chosen, pair.rejected)]
+            for row, gap in zip(pair.rows, (sides[0] - sides[1]).tolist(), strict=True):
+                self._reference_gaps[row, mean] = gap
+        return torch.tensor([self._reference_gaps[row, mean] for row in pair.rows], device=self.device)
+
+    @torch.no_grad()
+    def reward(self, rollout: Rollout) -> Tensor:
+        if self._reward is None:
+            raise UserError("the method asked for a reward; add 'reward' to its `needs` or to its recipe")
+        return self._reward.score(rollout.prompts, rollout.completions).to(self.device)
+
+    def hidden_size(self) -> int:
+        return self._resident.hidden_size
+
+    # ---------------------------------------------------------------------------------------------------------- step
+
+    def add_trainable(self, module: nn.Module) -> nn.Module:
+        if self._optimizer is not None:
+            raise RuntimeError("add_trainable comes before the first step: the optimiser is already made")
+        module.to(self.device)
+        self._extra += list(module.parameters())
+        return module
+
+    def step(self, loss: Tensor, **metrics: float | Tensor) -> None:
+        if self.budget.is_spent:
+            raise RuntimeError(f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping")
+        if self._optimizer is None:
+            rate = self._config.learning_rate
+            self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
+        self.log(loss=loss, **metrics)
+        checked(loss, self.history[-1])
+        if self._optimizer.accumulate(loss):
+            self.budget.used += 1
+            self._progress(self.budget.used, self.budget.max_steps)
+
+    def log(self, **metrics: float | Tensor) -> None:
+        self.history.append({"step": self.budget.used, **{k: float(_detached(v)) for k, v in metrics.items()}})
+
+    def _count(self, tokens: TokenBatch) -> None:
+        if torch.is_grad_enabled():
+            self._meter.add(tokens_trained=int(tokens.is_token.sum()))
+
+
+def _summed(logprobs: Tensor, tokens: TokenBatch, mean: bool) -> Tensor:
+    """(B, T) -> (B,) sum over response tokens, or their mean."""
+    return logprobs.sum(-1) / tokens.is_response.sum(-1) if mean else logprobs.sum(-1)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

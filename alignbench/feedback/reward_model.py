@@ -1,0 +1,157 @@
+"""A Bradley-Terry reward model: an adapter and a scalar head on the start point.
+
+Pairwise loss, Ouyang et al. 2022 (arXiv:2203.02155) eq. 1 with K = 2: -log sigmoid(r(chosen) - r(rejected)). Listwise, the
+same equation over all ordered pairs of K ranked responses, divided by K (K - 1) / 2. The head reads the mean of the final
+hidden states over all real tokens (`pooling: mean`) or the last real token (`last`). Mean is the default because it learns
+from far fewer pairs: 80 % of held-out human pairs from 256 against 59 % (SmolLM2-135M, sentiment task).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from alignbench.api import Config, RewardSource, TokenBatch
+from alignbench.engine.meter import Meter
+from alignbench.engine.optim import Optimizer, checked
+from alignbench.engine.resident import Resident
+from alignbench.errors import UserError
+from alignbench.suite.spec import RewardModelConfig
+
+Pooling = Literal["mean", "last"]
+SCORING_ROWS = 64
+
+
+def pool(hidden: Tensor, is_token: Tensor, pooling: Pooling) -> Tensor:
+    """(B, T, H), (B, T) -> (B, H) float32: the mean over real tokens, or the last real token, wherever padding is."""
+    if pooling == "mean":
+        weight = is_token[..., None].float()
+        return (hidden.float() * weight).sum(1) / weight.sum(1)
+    last = hidden.shape[1] - 1 - is_token.flip(-1).int().argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+
+
+def pairwise_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """(B,) scores twice -> scalar Bradley-Terry loss, nats."""
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def listwise_loss(scores: Tensor) -> Tensor:
+    """(B, K) scores, best first -> scalar: all ordered pairs, divided by K (K - 1) / 2, mean over lists."""
+    k = scores.shape[1]
+    better, worse = torch.triu_indices(k, k, offset=1, device=scores.device)
+    return -F.logsigmoid(scores[:, better] - scores[:, worse]).sum(1).div(k * (k - 1) / 2).mean()
+
+
+class RewardModel(RewardSource):
+    """Scores texts with a fitted adapter and head. Scores are centred and scaled to the start point's own samples."""
+
+    name = "reward_model"
+    summary = "Bradley-Terry model fitted to comparisons"
+
+    def __init__(self, resident: Resident, adapter: str, head: nn.Linear, pooling: Pooling, max_new_tokens: int) -> None:
+        super().__init__(Config())
+        self.resident = resident
+        self.adapter = adapter
+        self.head = head
+        self.pooling: Pooling = pooling
+        self.max_new_tokens = max_new_tokens
+        self.mean, self.std = 0.0, 1.0
+
+    @classmethod
+    def fresh(
+        cls, resident: Resident, pooling: Pooling, max_new_tokens: int, seed: int, adapter: str = "reward"
+    ) -> RewardModel:
+        """A new adapter under a zero head: every text scores 0."""
+        resident.add_adapter(adapter, seed)
+        head = nn.Linear(resident.hidden_size, 1, device=resident.device)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return cls(resident, adapter, head, pooling, max_new_tokens)
+
+    @classmethod
+    def load(cls, folder: Path, resident: Resident, adapter: str = "reward") -> RewardModel:
+        facts = json.loads((folder / "reward_model.json").read_text())
+        resident.load_adapter(adapter, folder)
+        head = nn.Linear(resident.hidden_size, 1, device=resident.device).requires_grad_(False)
+        head.load_state_dict(load_file(folder / "head.safetensors", device=str(resident.device)))
+        model = cls(resident, adapter, head, facts["pooling"], facts["max_new_tokens"])
+        model.mean, model.std = facts["mean"], facts["std"]
+        return model
+
+    def save(self, folder: Path) -> None:
+        self.resident.save_adapter(self.adapter, folder)
+        save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / "head.safetensors")
+        facts = {"pooling": self.pooling, "max_new_tokens": self.max_new_tokens, "mean": self.mean, "std": self.std}
+        (folder / "reward_model.json").write_text(json.dumps(facts))
+
+    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
+        return self.resident.codec.encode(prompts, completions, max_new_tokens=self.max_new_tokens)
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """(B,) raw scores, with gradient, under the active adapter."""
+        return self.head(pool(self.resident.hidden(tokens), tokens.is_token, self.pooling)).squeeze(-1)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        raw = []
+        with self.resident.using(self.adapter):
+            for start in range(0, len(prompts), SCORING_ROWS):
+                part = slice(start, start + SCORING_ROWS)
+                tokens = self.encode(prompts[part], completions[part])
+                self.tokens_judged += int(tokens.is_token.sum())
+                raw.append(self.forward(tokens))
+        return (torch.cat(raw) - self.mean) / self.std
+
+    def calibrate(self, prompts: Sequence[str], completions: Sequence[str]) -> None:
+        """Centre and scale to these texts (the start point's samples), so that `kl_coef` means the same for any source."""
+        raw = self.score(prompts, completions) * self.std + self.mean
+        self.mean, self.std = float(raw.mean()), max(float(raw.std()), 1e-6)
+
+
+def fit_reward_model(
+    model: RewardModel,
+    rows: Sequence[dict[str, str]],
+    config: RewardModelConfig,
+    *,
+    seed: int,
+    meter: Meter,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, float]]:
+    """Fit to rows of prompt, chosen, rejected. Returns loss and accuracy per step, measured before the step."""
+    if not rows:
+        raise UserError("the reward model has no comparisons; raise `comparisons.pairs` or check the task's data")
+    groups = [(model.resident.activate(model.adapter), config.learning_rate)]
+    groups.append((list(model.head.parameters()), config.head_learning_rate))
+    size = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    steps = -(-len(rows) // size) * config.num_train_epochs
+    optimizer = Optimizer(groups, config, steps)
+    rng, history = random.Random(seed), []
+    model.resident.module.train()
+    for _ in range(config.num_train_epochs):
+        order = rng.sample(list(rows), len(rows))
+        for start in range(0, len(order), size):
+            taken, loss, hits = order[start : start + size], 0.0, 0
+            for first in range(0, len(taken), config.per_device_train_batch_size):
+                part = taken[first : first + config.per_device_train_batch_size]
+                prompts = [row["prompt"] for row in part] * 2
+                tokens = model.encode(prompts, [row["chosen"] for row in part] + [row["rejected"] for row in part])
+                meter.add(tokens_trained=int(tokens.is_token.sum()))
+                chosen, rejected = model.forward(tokens).chunk(2)
+                share = pairwise_loss(chosen, rejected) * (len(part) / len(taken))
+                loss += checked(share, {})
+                hits += int((chosen > rejected).sum())
+                optimizer.backward(share)
+            optimizer.step()
+            history.append({"step": optimizer.steps, "loss": loss, "accuracy": hits / len(taken)})
+            progress(optimizer.steps, steps)
+    model.resident.module.eval()
+    return history

@@ -1,0 +1,345 @@
+"""Records to tables: CSV with every number, a short Markdown table with its legend, the same for the terminal.
+
+    write_results(Path("results/quick"), records)
+    inject(Path("README.md"), "quick", to_markdown(records))
+
+Labels and causes may hold what a model or a stranger's plugin wrote: each target has its own escape below, and nothing
+reaches a file or the terminal around it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from alignbench.errors import UserError
+from alignbench.scoring.glossary import GLOSSARY
+from alignbench.scoring.record import COUNTS, METRICS, PER_PROMPT, Ledger, Record, write_records
+from alignbench.scoring.stats import CONFIDENCE, RESAMPLES, interval_of_mean, wilson
+from alignbench.store import write_text
+
+NONE = "–"  # noqa: RUF001
+TEXT = ("label", "method", "distribution", "version", "knob", "proxy", "seeds")
+LEDGER = tuple(Ledger.model_fields)
+GIB = 2**30
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def summarise(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """One row per label in first-seen order: means over the seeds that ended well, with `_low` and `_high` where there
+    is an interval; costs as `_marginal` and `_total`. What does not exist is NaN."""
+    rows = [_summary(label, group, confidence, resamples) for label, group in _by_label(records).items()]
+    columns = list(rows[0] if rows else _summary("", [], confidence, resamples))
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)  # hostile text may not fit pandas' own text type
+    return frame.astype({name: int if name == "seeds_failed" else float for name in columns if name not in TEXT})
+
+
+def _by_label(records: Iterable[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        group = groups.setdefault(record.label, [])
+        if twin := next((other for other in group if other.seed == record.seed), None):
+            suites = " and ".join(dict.fromkeys((twin.suite, record.suite)))
+            raise UserError(f"'{record.label}' seed {record.seed} is there twice (suite {suites}); keep one of them")
+        group.append(record)
+    return groups
+
+
+def _summary(label: str, group: Sequence[Record], confidence: float, resamples: int) -> dict[str, Any]:
+    done = [record for record in group if record.status == "ok"]
+    first = group[0].model_dump(include={"method", "distribution", "version"}) if group else {}
+    knob = group[0].knob if group else None
+    row: dict[str, Any] = {"label": label} | {
+        name: first.get(name, "") for name in ("method", "distribution", "version")
+    }
+    row |= {"knob": knob.name if knob else "", "knob_value": knob.value if knob else None}
+    row["proxy"] = next((record.proxy for record in done if record.proxy), "")
+    row["seeds"] = " ".join(str(record.seed) for record in done)
+    row["seeds_failed"] = len(group) - len(done)
+    for name in dict.fromkeys((*METRICS, *PER_PROMPT)):
+        row[name] = _mean(record.metrics.get(name) for record in done)
+        if name in PER_PROMPT:
+            row |= _prompt_interval(name, row[name], done, confidence, resamples)
+        elif name in COUNTS:
+            row |= _count_interval(name, row[name], done, confidence)
+    for name in LEDGER:
+        for scope in ("marginal", "total"):
+            spent = [getattr(getattr(record.cost, scope), name) for record in done]
+            row[f"{name}_{scope}"] = _max(spent) if name == "peak_bytes" else _mean(spent)
+    return row
+
+
+def _prompt_interval(
+    name: str, mean: float | None, done: Sequence[Record], confidence: float, resamples: int
+) -> dict[str, Any]:
+    values = [record.per_prompt[name] for record in done if record.per_prompt.get(name)]
+    if len({len(prompts) for prompts in values}) > 1:
+        raise UserError(f"the seeds of '{done[0].label}' were scored on different numbers of prompts; run them again")
+    if not values or len(values[0]) < 2:
+        return _with_ends(name, _mean(prompts[0] for prompts in values) if values else mean)
+    return _with_ends(name, *interval_of_mean(values, confidence, resamples))
+
+
+def _count_interval(name: str, mean: float | None, done: Sequence[Record], confidence: float) -> dict[str, Any]:
+    """Every seed judges the same held-out pairs, so seeds are averaged and do not add to the number of trials. Wilson's
+    interval takes whole hits; the share itself keeps its halves."""
+    counts = [record.counts[name] for record in done if record.counts.get(name, (0, 0))[1]]
+    if not counts:
+        return _with_ends(name, mean)
+    share = sum(hits / n for hits, n in counts) / len(counts)
+    fewest = min(n for _, n in counts)
+    return _with_ends(name, share, *wilson(round(share * fewest), fewest, confidence)[1:])
+
+
+def _with_ends(name: str, mean: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def _max(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+# ------------------------------------------------------------------------------------------------------ short table
+
+Row = Mapping[str, Any]  # a row of `summarise`
+
+
+class _Column(NamedTuple):
+    heading: str
+    names: tuple[str, ...]  # of the glossary
+    cell: Callable[[Row], str]
+
+
+def _spread(name: str, sign: str = "") -> _Column:
+    """`1.23 [1.05, 1.40]`; 'z' prints no minus before a zero."""
+    return _Column(GLOSSARY[name].heading, (name,), lambda row: _with_interval(row, name, sign))
+
+
+def _with_interval(row: Row, name: str, sign: str = "") -> str:
+    ends = "" if pd.isna(row[f"{name}_low"]) else f" [{row[f'{name}_low']:z.2f}, {row[f'{name}_high']:z.2f}]"
+    return NONE if pd.isna(row[name]) else f"{row[name]:{sign}z.2f}{ends}"
+
+
+def _kl(row: Row) -> str:
+    """The rule's bound is against the policy it samples from. It bounds the KL from the reference only where that
+    policy is the reference; elsewhere the two terms stand apart, for their sum would bound nothing."""
+    own, bound = row["kl_nats_exact"], row["kl_nats_bound"]
+    if pd.isna(bound):
+        return _with_interval(row, "kl_nats_exact")
+    if pd.isna(own) or own == 0:
+        return f"<= {bound:z.2f}"
+    return f"{_with_interval(row, 'kl_nats_exact')} + <= {bound:z.2f}"
+
+
+def _joined(*names: str, shown: Callable[[float], str]) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        parts = [NONE if pd.isna(row[name]) else shown(row[name]) for name in names]
+        return NONE if set(parts) == {NONE} else " / ".join(parts)
+
+    return cell
+
+
+def _compact(count: float) -> str:
+    """812, 12.3k, 1.2M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{suffix}"
+    return f"{count:.0f}"
+
+
+COLUMNS = (
+    _spread("reward_gold", "+"),
+    _spread("reward_gold_gain", "+"),
+    _spread("win_rate_gold"),
+    _Column(GLOSSARY["kl_nats_exact"].heading, ("kl_nats_exact", "kl_nats_bound"), _kl),
+    _spread("reward_proxy", "+"),
+    _spread("reward_model_accuracy"),
+    _Column(
+        "Seconds (marginal / total)", ("seconds",), _joined("seconds_marginal", "seconds_total", shown="{:,.1f}".format)
+    ),
+    _Column(
+        "Peak GiB (marginal / total)",
+        ("peak_bytes",),
+        _joined("peak_bytes_marginal", "peak_bytes_total", shown=lambda size: f"{size / GIB:.2f}"),
+    ),
+    _Column(
+        "Tokens (generated / trained / judged)",
+        ("tokens_generated", "tokens_trained", "tokens_judged"),
+        _joined("tokens_generated_total", "tokens_trained_total", "tokens_judged_total", shown=_compact),
+    ),
+    _Column(GLOSSARY["labels_human"].heading, ("labels_human",), _joined("labels_human_total", shown="{:,.0f}".format)),
+    _Column(GLOSSARY["labels_ai"].heading, ("labels_ai",), _joined("labels_ai_total", shown="{:,.0f}".format)),
+)
+
+
+def _title(row: Row) -> str:
+    knob = f" ({row['knob']}={row['knob_value']:g})" if row["knob"] and f"{row['knob']}=" not in row["label"] else ""
+    done = len(row["seeds"].split())
+    return row["label"] + knob + (f" ({done} of {done + row['seeds_failed']} seeds)" if row["seeds_failed"] else "")
+
+
+def to_rich(
+    records: Sequence[Record],
+    states: Mapping[str, str] | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> Table:
+    """The short table for the terminal. `states`: what each label is doing now, also where it has no record yet."""
+    rows = {row["label"]: row for row in _rows(records, confidence, resamples)}
+    table = Table()
+    for heading in ("Method", *(["State"] if states else [])):
+        table.add_column(heading, overflow="fold")  # a narrow terminal may cut a word in two, never drop a digit
+    for column in COLUMNS:
+        table.add_column(column.heading, justify="right", overflow="fold")
+    for label in dict.fromkeys((*(states or {}), *rows)):
+        row = rows.get(label)
+        state = [states.get(label, NONE)] if states else []
+        cells = [column.cell(row).replace(" [", "\n[") if row else NONE for column in COLUMNS]
+        texts = [_line(text) for text in (_title(row) if row else label, *state)]
+        table.add_row(*(Text(cell) for cell in (*texts, *cells)))  # Text reads no markup, a plain string would
+    return table
+
+
+def _rows(records: Sequence[Record], confidence: float, resamples: int) -> list[dict[str, Any]]:
+    return [dict(row) for row in summarise(records, confidence, resamples).to_dict("records")]
+
+
+# --------------------------------------------------------------------------------------------------------- documents
+
+
+def to_csv(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
+    """All of `summarise`, unrounded; what does not exist is an empty cell."""
+    frame = summarise(records, confidence, resamples)
+    return frame.assign(**{name: frame[name].map(_csv) for name in TEXT}).to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
+    """The short table, and below it what a reader needs to judge it."""
+    rows = _rows(records, confidence, resamples)
+    lines = [
+        _table_line("Method", *(column.heading for column in COLUMNS)),
+        _table_line("---", *("---:" for _ in COLUMNS)),
+        *(_table_line(_markdown(_title(row)), *(column.cell(row) for column in COLUMNS)) for row in rows),
+        "",
+    ]
+    if any(NONE in line for line in lines):
+        lines += [f"{NONE} There is no such value: every seed failed, or the quantity does not apply to the row.", ""]
+    failed = [record for record in records if record.status == "failed"]
+    parts = [
+        ("Failed", [_markdown(f"{record.label}, seed {record.seed}: {record.cause}") for record in failed]),
+        ("Context", _context(records)),
+        ("Legend", _legend(confidence, any(not pd.isna(row["kl_nats_bound"]) for row in rows))),
+    ]
+    for heading, items in parts:
+        lines += [f"{heading}:", "", *(f"- {item}" for item in items), ""] if items else []
+    return "\n".join(lines)
+
+
+def _table_line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _context(records: Sequence[Record]) -> list[str]:
+    contexts = [record.context for record in records]
+    labels_by_proxy: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.proxy:
+            labels_by_proxy.setdefault(record.proxy, {})[record.label] = None
+    ceilings = (context.human_accuracy for context in contexts)
+    found: dict[str, Iterable[str]] = {
+        "Suite": (record.suite for record in records),
+        "Seeds": [", ".join(str(seed) for seed in sorted({record.seed for record in records}))],
+        "Model": (context.model for context in contexts),
+        "Task": (context.task for context in contexts),
+        "Human comparisons": (context.comparisons for context in contexts),
+        "Proxy reward": (f"{proxy}: {', '.join(labels)}" for proxy, labels in labels_by_proxy.items()),
+        "Gold reward against held-out humans": (_facts(context.gold_card) for context in contexts),
+        "One human against the others": (f"{share:.1%} of pairs" for share in ceilings if share is not None),
+        "Machine": (_facts(context.machine) for context in contexts),
+    }
+    distinct = {name: [value for value in dict.fromkeys(values) if value] for name, values in found.items()}
+    return [f"{name}: {_markdown('; '.join(values))}" for name, values in distinct.items() if values]
+
+
+def _facts(card: Mapping[str, Any]) -> str:
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in card.items()}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items() if value is not None)
+
+
+def _legend(confidence: float, has_bound: bool) -> list[str]:
+    names = dict.fromkeys(name for column in COLUMNS for name in column.names if has_bound or name != "kl_nats_bound")
+    bound = (
+        "&lt;= x: a decoding rule's bound, beside the KL of the policy it samples from unless that is the reference."
+    )
+    directions = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}
+    metrics = (GLOSSARY[name] for name in names)
+    return [
+        f"[low, high]: {100 * confidence:g} % interval; Wilson's for RM accuracy, else a percentile bootstrap over "
+        "prompts of each prompt's mean over seeds.",
+        "marginal: the row's own stages; total: with every stage they rest on. Tokens and labels are totals. "
+        "Mean over seeds, memory their maximum.",
+        *([bound] if has_bound else []),
+        *(f"**{m.heading}** ({m.unit}{directions[m.direction]}): {_markdown(m.definition)}" for m in metrics),
+    ]
+
+
+def write_results(
+    folder: Path, records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES
+) -> None:
+    """records.jsonl, table.csv and table.md, each whole or not at all."""
+    csv, markdown = to_csv(records, confidence, resamples), to_markdown(records, confidence, resamples)
+    write_records(folder / "records.jsonl", records)
+    write_text(folder / "table.csv", csv)
+    write_text(folder / "table.md", markdown)
+
+
+def inject(readme: Path, name: str, markdown: str) -> None:
+    """Replace what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`."""
+    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    try:
+        text = readme.read_bytes().decode()  # read_text would turn the line ends of the whole file
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{readme} cannot be read as UTF-8 text: {error}") from None
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
+        raise UserError(f"{readme} needs one line '{begin}' and, below it, one line '{end}'")
+    write_text(readme, f"{before}{begin}\n\n{markdown.strip()}\n\n{end}{after}")
+
+
+# ------------------------------------------------------------------------------------------------------ hostile text
+
+LONGEST = 300  # characters of one label or cause
+
+
+def _line(text: str) -> str:
+    """One line of printable characters: no control, escape-sequence or text-direction characters."""
+    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
+
+
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})  # unlike \|, they split no cell
+_MARKUP = re.compile(r"[\\`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
+def _markdown(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", _line(text).translate(_ENTITIES))
+
+
+def _csv(text: str) -> str:
+    """A spreadsheet takes a cell with such a beginning for a formula, in full-width characters too."""
+    plain = _line(text)
+    return f"'{plain}" if unicodedata.normalize("NFKC", plain[:1]) in ("=", "+", "-", "@") else plain

@@ -1,0 +1,69 @@
+"""What a run would do, before it does it: stages, what is cached, how long the rest may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from alignbench.api import Stage
+from alignbench.run.board import describe
+from alignbench.store import Store
+from alignbench.suite.plan import Plan
+
+# Seconds per unit of `size`, SmolLM2-135M with LoRA on the upper half, two cores, float32; replaced by what this store has
+# seen of a kind. A stage's size is what its time grows with: steps, pairs, completions.
+SECONDS_PER_UNIT = {
+    "sft": 1.0, "samples": 0.06, "comparisons": 0.15, "human_comparisons": 0.001, "reward_model": 0.1, "train": 1.3,
+    "completions": 0.12, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03, "gold_card": 8.0, "reward_card": 0.06,
+    "score": 0.0005,
+}  # fmt: skip
+
+
+def plan_table(plan: Plan, store: Store) -> Table:
+    """One line per stage, and a last one with the sum."""
+    seen = seconds_per_unit(plan, store)
+    table = Table("key", "stage", "state", "estimate", box=None, pad_edge=False)
+    total, missing = 0.0, 0
+    for key, stage in plan.stages.items():
+        is_cached = store.has(key)
+        seconds = 0.0 if is_cached else size(stage) * seen.get(stage.kind, 1.0)
+        total, missing = total + seconds, missing + (not is_cached)
+        table.add_row(key[:12], escape(describe(stage)), "cached" if is_cached else "to do", "" if is_cached else f"{seconds:.0f} s")
+    table.add_row("", f"{len(plan.stages)} stages, {len(plan.cells)} cells", f"{missing} to do", f"{total:.0f} s")
+    return table
+
+
+def seconds_per_unit(plan: Plan, store: Store) -> Mapping[str, float]:
+    """The median of what cached stages of this plan took, where there is one."""
+    taken: dict[str, list[float]] = {}
+    for key, stage in plan.stages.items():
+        if store.has(key):
+            cost: dict[str, Any] = store.meta(key).get("cost", {})
+            taken.setdefault(stage.kind, []).append(cost.get("seconds", 0.0) / max(1.0, size(stage)))
+    return {**SECONDS_PER_UNIT, **{kind: median(values) for kind, values in taken.items()}}
+
+
+def size(stage: Stage) -> float:
+    """What the time of a stage grows with."""
+    o = stage.options
+    if stage.kind == "train":
+        return o["max_steps"] if o["method"] else 0.01
+    if stage.kind == "reward_model":
+        return size(stage.inputs["comparisons"]) * o["num_train_epochs"]
+    if stage.kind == "comparisons":
+        return stage.inputs["samples"].options["prompts"]
+    if stage.kind == "samples":
+        return o["prompts"] * o["per_prompt"]
+    if stage.kind == "completions":
+        return o["prompts"] * o["per_prompt"]
+    if "completions" in stage.inputs:
+        return size(stage.inputs["completions"])
+    if stage.kind == "gold_card":
+        return 1
+    if stage.kind == "reward_card":
+        return o["held_out_pairs"]
+    return float(o.get("max_steps") or o.get("pairs") or o.get("num_prompts") or 4000)

@@ -1,0 +1,1 @@
+"""What is measured and how. This room alone reads the gold reward and the held-out split."""

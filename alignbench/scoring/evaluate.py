@@ -1,0 +1,114 @@
+"""Score a policy: its own samples, their exact KL, rewards, text statistics, and the reward model's accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignbench.api import Decoding, Pair, RewardSource, TokenBatch
+from alignbench.engine.logprobs import exact_kl, spread, token_logprobs
+from alignbench.engine.resident import Resident
+
+
+class KL(NamedTuple):
+    """Per sequence, summed over response tokens, nats; policy against reference."""
+
+    exact: Tensor  # (B,) full-vocabulary KL at each sampled state
+    k1: Tensor  # (B,) sum of log p - log q
+    k3: Tensor  # (B,) sum of (q/p - 1) - log(q/p), Schulman 2020
+
+
+@torch.no_grad()
+def measure_kl(policy: Resident, adapter: str | None, reference: Resident, tokens: TokenBatch) -> KL:
+    """KL of `adapter` on `policy` from the bare `reference` along the tokens; the two may be one model."""
+    labels = tokens.ids[tokens.is_response]
+    with policy.using(adapter):
+        ours = policy.response_logits(tokens)
+    with reference.using(None):
+        theirs = reference.response_logits(tokens)
+    log_ratio = token_logprobs(theirs, labels) - token_logprobs(ours, labels)  # log q - log p
+    parts = (exact_kl(ours, theirs), -log_ratio, log_ratio.exp() - 1 - log_ratio)
+    return KL(*(spread(part, tokens.is_response).double().sum(-1).cpu() for part in parts))
+
+
+def expected(values: Tensor, weights: Tensor) -> Tensor:
+    """(P, N) values of N samples a prompt, (P, N) probability that each is the one returned -> (P,) expectation."""
+    return (values.double() * weights.double()).sum(1)
+
+
+def uniform(prompts: int, samples: int) -> Tensor:
+    return torch.full((prompts, samples), 1 / samples)
+
+
+def decoding_weights(decoding: Decoding | None, proxy: Tensor) -> Tensor:
+    """(P, N) proxy scores -> (P, N) weights that sum to 1 in each row."""
+    weights = uniform(*proxy.shape) if decoding is None else decoding.weights(proxy)
+    if weights.shape != proxy.shape or not torch.allclose(
+        weights.sum(1), torch.ones(len(proxy)).to(weights), atol=1e-4
+    ):
+        raise ValueError(
+            f"decoding weights of shape {tuple(weights.shape)} do not sum to 1 over {proxy.shape[1]} samples"
+        )
+    return weights
+
+
+def win_rate(ours: Tensor, theirs: Tensor, weights: Tensor) -> Tensor:
+    """(P, N) our gold, (P,) the baseline's gold on the same prompts -> (P,) probability of a win, ties half."""
+    wins = (ours > theirs[:, None]).double() + 0.5 * (ours == theirs[:, None]).double()
+    return expected(wins, weights)
+
+
+class Accuracy(NamedTuple):
+    hits: float  # ties count half
+    count: int
+
+
+def pair_accuracy(source: RewardSource, pairs: Sequence[Pair]) -> Accuracy:
+    """How many held-out human pairs the source orders as the humans did."""
+    prompts = [p.prompt for p in pairs]
+    chosen = source.score(prompts, [p.chosen for p in pairs])
+    rejected = source.score(prompts, [p.rejected for p in pairs])
+    return _hits(chosen - rejected)
+
+
+@torch.no_grad()
+def implicit_accuracy(resident: Resident, policy: str | None, pairs: Sequence[Pair], max_new_tokens: int) -> Accuracy:
+    """The same for a policy's implicit reward, log p - log p_ref (Rafailov et al. 2023, eq. 5, up to beta and a constant)."""
+    gaps = []
+    for start in range(0, len(pairs), 64):
+        part = pairs[start : start + 64]
+        scores = []
+        for texts in ([p.chosen for p in part], [p.rejected for p in part]):
+            tokens = resident.codec.encode([p.prompt for p in part], texts, max_new_tokens=max_new_tokens)
+            with resident.using(policy):
+                ours = resident.logprobs(tokens).sum(-1)
+            with resident.using(None):
+                scores.append(ours - resident.logprobs(tokens).sum(-1))
+        gaps.append(scores[0] - scores[1])
+    return _hits(torch.cat(gaps))
+
+
+def _hits(gap: Tensor) -> Accuracy:
+    return Accuracy(float((gap > 0).sum() + 0.5 * (gap == 0).sum()), len(gap))
+
+
+class TextStatistics(NamedTuple):
+    completion_tokens: float  # mean
+    eos_rate: float  # share that ended by themselves
+    distinct_2: float  # distinct word pairs over all word pairs of all completions
+    repetition: float  # mean share of a completion's word pairs that repeat an earlier one of it
+
+
+def text_statistics(completions: Sequence[str], lengths: Sequence[int], is_ended: Sequence[bool]) -> TextStatistics:
+    pairs = [list(zip(words, words[1:], strict=False)) for words in (text.lower().split() for text in completions)]
+    everything = [pair for one in pairs for pair in one]
+    repeated = [1 - len(set(one)) / len(one) for one in pairs if one]
+    return TextStatistics(
+        completion_tokens=sum(lengths) / len(lengths),
+        eos_rate=sum(is_ended) / len(is_ended),
+        distinct_2=len(set(everything)) / max(1, len(everything)),
+        repetition=sum(repeated) / max(1, len(repeated)),
+    )

