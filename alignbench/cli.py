@@ -16,8 +16,13 @@ from rich.table import Table
 from alignbench import __version__
 from alignbench.errors import PluginError, UserError
 
-# Set before any library reads them: no telemetry, and no bars of theirs across ours.
-for _name, _value in {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}.items():
+# Set before any library reads them: no telemetry, and no bars or warnings of theirs across ours.
+for _name, _value in {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}.items():
     os.environ.setdefault(_name, _value)
 
 app = typer.Typer(
@@ -46,8 +51,13 @@ def run(
     from alignbench.store import Store
 
     plan = _plan(suite, plugin)
-    with Board(console, plan) as board:
-        outcome = Walk(plan, Store(), board, is_strict=strict).run()
+    try:
+        with Board(console, plan) as board:
+            outcome = Walk(plan, Store(), board, is_strict=strict).run()
+        if outcome.mistake is not None:  # nothing to publish, and one thing to mend
+            raise outcome.mistake
+    except UserError as error:
+        raise UserError(f"{plan.suite.where()}: {error}") from error
     evaluation = plan.suite.evaluation
     write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap)
     console.print(to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap))
@@ -134,6 +144,8 @@ def _complain(text: str) -> None:
 def main() -> None:
     """Entry point: a user's or a plugin's mistake is one line and exit code 2; a bug keeps its traceback."""
     sys.path.insert(0, str(Path.cwd()))  # for --plugin, whose module may lie beside the suite
+    warnings.simplefilter("ignore")  # of libraries; our own come through the filter below
+    warnings.filterwarnings("default", module=r"alignbench.*")
     warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
     try:
         app()

@@ -21,7 +21,8 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench.api import TokenBatch
 from alignbench.engine.device import keep_freed_memory
-from alignbench.engine.logprobs import before, spread, token_logprobs
+from alignbench.engine.frozen import FrozenStates
+from alignbench.engine.logprobs import ROWS_PER_BLOCK, before, logprobs_and_entropies, spread, token_logprobs
 from alignbench.engine.tokens import Codec
 from alignbench.errors import UserError
 from alignbench.suite.spec import Lora
@@ -47,13 +48,21 @@ class Resident:
         self.base: PreTrainedModel = model.to(device).eval().requires_grad_(False)
         self.codec = Codec(tokenizer, _window(model), device)
         self._peft: PeftModel | None = None
+        self._is_off = False  # whether passes go round the adapters
+        self._targets = _targets(self.base, lora)  # named before any adapter wraps them
         for start in starts:
             self.load_adapter("start", start)
             assert self._peft is not None
             self.base = self._peft.merge_and_unload().requires_grad_(False)
             self._peft = None
         self.hidden_size: int = self.base.get_input_embeddings().weight.shape[1]
-        self._has_plain_head = self._head_is_last_step()
+        self._blocks = blocks(self.base)
+        self._stack = _home(self.base, self._blocks)
+        self._upper = nn.ModuleList(self._blocks[-lora.layers :]) if lora.layers else self._blocks
+        self._frozen = FrozenStates()
+        self.shares_frozen_blocks = False  # the two probes below run the whole model
+        self.has_plain_head = self._head_is_last_step()
+        self.shares_frozen_blocks = len(self._upper) < len(self._blocks) and self._upper_blocks_take_states()
 
     # ------------------------------------------------------------------------------------------------------ adapters
 
@@ -68,7 +77,7 @@ class Resident:
             r=self.lora.r,
             lora_alpha=self.lora.alpha,
             lora_dropout=self.lora.dropout,
-            target_modules=_targets(self.base, self.lora),
+            target_modules=self._targets,
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng():
@@ -104,7 +113,9 @@ class Resident:
         if self._peft is not None:
             self.base = self._peft.unload()
             self.base.requires_grad_(False)
-            self._peft = None
+            self._peft, self._is_off = None, False
+        self.base.eval()  # a run that failed while it trained leaves dropout on
+        self._frozen = FrozenStates()  # their last bits depend on the batches seen: each stage begins with none
 
     def activate(self, name: str) -> list[nn.Parameter]:
         """Make `name` the adapter every pass goes through, and the only one with gradients."""
@@ -115,31 +126,73 @@ class Resident:
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
-        """Run passes through one adapter (None: through none), then restore the one before."""
-        if self._peft is None or name == self._peft.active_adapter:
-            if name is not None and self._peft is None:
-                raise KeyError(name)
+        """Run passes through one adapter (None: through none) without dropout, then restore what was before. May be
+        nested. What is read here is a sample, a reference or a score, also while a method trains with dropout."""
+        if self._peft is None and name is not None:
+            raise KeyError(name)
+        outer = None if self._is_off or self._peft is None else self._peft.active_adapter
+        was_training = self.base.training
+        if was_training:
+            self.base.eval()
+        if self._peft is not None:
+            self._switch(name)
+        try:
             yield
-        elif name is None:
-            with self._peft.disable_adapter():
-                yield
+        finally:
+            if self._peft is not None:
+                self._switch(outer)
+            if was_training:
+                self.base.train()
+
+    def _switch(self, name: str | None) -> None:
+        assert self._peft is not None
+        if name is None:
+            if not self._is_off:
+                self._peft.base_model.disable_adapter_layers()
         else:
-            previous = self._peft.active_adapter
+            if self._is_off:
+                self._peft.base_model.enable_adapter_layers()
             self.activate(name)
-            try:
-                yield
-            finally:
-                self.activate(previous)
+        self._is_off = name is None
 
     # -------------------------------------------------------------------------------------------------------- passes
 
     def hidden(self, batch: TokenBatch) -> Tensor:
-        """(B, T, H) final hidden states under the active adapter. Positions count real tokens only."""
-        out = self.base.base_model(
-            input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
-            use_cache=False,
-        )  # fmt: skip
-        return out.last_hidden_state
+        """(B, T, H) final hidden states under the active adapter. Positions count real tokens only.
+
+        Blocks below the adapters give the same states to policy, reference and reward model, so each sequence passes them
+        once and its states are kept; switched off where weights below may be in training mode (dropout).
+        """
+        if not self.shares_frozen_blocks or self.base.training:
+            return self._run(input_ids=batch.ids, batch=batch)
+        below = self._frozen_states(batch)
+        setattr(*self._stack, self._upper)
+        try:
+            return self._run(inputs_embeds=below, batch=batch)
+        finally:
+            setattr(*self._stack, self._blocks)
+
+    def _run(self, batch: TokenBatch, **inputs: Tensor) -> Tensor:
+        return self.base.base_model(
+            **inputs, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token), use_cache=False
+        ).last_hidden_state
+
+    @torch.no_grad()
+    def _frozen_states(self, batch: TokenBatch) -> Tensor:
+        """(B, T, H) output of the last block without an adapter."""
+        rows = [tuple(ids[real].tolist()) for ids, real in zip(batch.ids.cpu(), batch.is_token.cpu(), strict=True)]
+        unseen = [i for i, row in enumerate(rows) if row not in self._frozen]
+        known = {row: self._frozen.take(row) for row in rows if row in self._frozen}
+        if unseen:
+            part = TokenBatch(*(t[unseen] for t in batch))
+            (states,) = self.block_states(part, [len(self._blocks) - len(self._upper) - 1])
+            for i, state, real in zip(unseen, states, part.is_token, strict=True):
+                known[rows[i]] = state[real]  # a copy: the batch it was computed in can go
+                self._frozen.put(rows[i], known[rows[i]])
+        out = torch.zeros(*batch.ids.shape, self.hidden_size, dtype=self.base.dtype, device=self.device)
+        for i, row in enumerate(rows):
+            out[i, batch.is_token[i]] = known[row]
+        return out
 
     @torch.no_grad()
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:
@@ -154,10 +207,10 @@ class Resident:
 
             return hook
 
-        hooks = [blocks(self.base)[depth].register_forward_hook(keep(depth)) for depth in depths]
+        hooks = [self._blocks[depth].register_forward_hook(keep(depth)) for depth in depths]
         try:
             with self.using(None):
-                self.hidden(batch)
+                self._run(input_ids=batch.ids, batch=batch)
         except _EnoughError:
             pass
         finally:
@@ -165,15 +218,20 @@ class Resident:
                 hook.remove()
         return [seen[depth] for depth in depths]
 
-    def response_logits(self, batch: TokenBatch) -> Tensor:
-        """(N, V) logits from which the N response tokens were predicted."""
-        if self._has_plain_head:
-            return self.head(before(self.hidden(batch), batch.is_response))
+    def response_states(self, batch: TokenBatch) -> Tensor:
+        """(N, H) states from which the N response tokens were predicted; (N, V) logits where a model does more after its
+        final states than project them."""
+        if self.has_plain_head:
+            return before(self.hidden(batch), batch.is_response)
         out = self.base(
             input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
             use_cache=False,
         )  # fmt: skip
         return before(out.logits, batch.is_response)
+
+    def project(self, states: Tensor) -> Tensor:
+        """What `response_states` gave -> (N, V) logits."""
+        return self.head(states) if self.has_plain_head else states
 
     def head(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V) by the output embeddings."""
@@ -181,8 +239,26 @@ class Resident:
 
     def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """(B, T) log-probabilities of the response tokens, nats, zero elsewhere."""
-        labels = batch.ids[batch.is_response]
-        return spread(token_logprobs(self.response_logits(batch), labels, temperature), batch.is_response)
+        states, labels = self.response_states(batch), batch.ids[batch.is_response]
+        return spread(self._in_blocks(token_logprobs, states, labels, temperature), batch.is_response)
+
+    def logprobs_and_entropies(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T) log-probabilities, (B, T) entropies, nats, and the (N, H) final states both were read from."""
+        states, labels = before(self.hidden(batch), batch.is_response), batch.ids[batch.is_response]
+        inputs = states if self.has_plain_head else self.response_states(batch)
+        nats = self._in_blocks(logprobs_and_entropies, inputs, labels, temperature)
+        return spread(nats[0], batch.is_response), spread(nats[1], batch.is_response), states
+
+    def _in_blocks(self, read: Callable[..., Any], states: Tensor, labels: Tensor, temperature: float) -> Any:
+        """`read(logits, labels, temperature)`; without gradient a block of rows at a time, so that memory does not grow
+        with the batch."""
+        if torch.is_grad_enabled() or len(states) <= ROWS_PER_BLOCK:
+            return read(self.project(states), labels, temperature)
+        parts = [
+            read(self.project(s), y, temperature)
+            for s, y in zip(states.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
+        ]
+        return torch.cat(parts) if isinstance(parts[0], Tensor) else [torch.cat(c) for c in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def _head_is_last_step(self) -> bool:
@@ -191,6 +267,20 @@ class Resident:
         everything = torch.ones_like(ids, dtype=torch.bool)
         ours = self.head(self.hidden(TokenBatch(ids, everything, everything)))
         return torch.allclose(ours, self.base(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3)
+
+
+    @torch.no_grad()
+    def _upper_blocks_take_states(self) -> bool:
+        """Whether the upper blocks alone, given states in place of embeddings, end where the whole model does. Models that
+        scale or add to their embeddings (GPT-2, Gemma) do not, and run whole."""
+        ids = torch.arange(8, device=self.device).view(2, 4) + 3
+        everything = torch.ones_like(ids, dtype=torch.bool)
+        batch = TokenBatch(ids, everything, everything)
+        whole = self._run(input_ids=ids, batch=batch)
+        self.shares_frozen_blocks = True
+        shared = self.hidden(batch)
+        tolerance = 1e-4 if self.base.dtype == torch.float32 else 5e-2
+        return torch.allclose(shared, whole, rtol=tolerance, atol=tolerance)
 
 
 class Engine(NamedTuple):
@@ -226,6 +316,11 @@ def positions(is_token: Tensor) -> Tensor:
 
 def _window(model: PreTrainedModel) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 10**9
+
+
+def _home(model: nn.Module, stack: nn.ModuleList) -> tuple[nn.Module, str]:
+    """The module that holds the stack, and the attribute it is under."""
+    return next((m, name) for m in model.modules() for name, child in m.named_children() if child is stack)
 
 
 class _EnoughError(Exception):

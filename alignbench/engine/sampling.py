@@ -88,9 +88,11 @@ def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Seque
     cache.batch_repeat_interleave(count)
     batch = codec.pack(rests, [[]] * count)
     is_token = torch.cat([batch.is_token.new_ones(count, len(prefix)), batch.is_token], dim=1)
-    hidden = resident.base.base_model(
-        input_ids=batch.ids, attention_mask=is_token.long(), position_ids=positions(is_token)[:, len(prefix) :],
-        past_key_values=cache, use_cache=True,
-    ).last_hidden_state  # fmt: skip
-    last = batch.is_token.sum(-1) - 1
-    return resident.head(hidden[torch.arange(count, device=device), last])
+    inputs = {
+        "input_ids": batch.ids, "attention_mask": is_token.long(), "past_key_values": cache, "use_cache": True,
+        "position_ids": positions(is_token)[:, len(prefix) :],
+    }  # fmt: skip
+    at = (torch.arange(count, device=device), batch.is_token.sum(-1) - 1)
+    if resident.has_plain_head:
+        return resident.head(resident.base.base_model(**inputs).last_hidden_state[at])
+    return resident.base(**inputs).logits[at]

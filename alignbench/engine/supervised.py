@@ -38,7 +38,7 @@ def fit_supervised(
     rng, history = random.Random(seed), []
     waiting: list[Demonstration] = []
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    resident.module.train()  # LoRA dropout is on here and in the reward model's fit, as in TRL
+    resident.module.train(resident.lora.dropout > 0)  # dropout is for here and for the reward model's fit, as in TRL
     for step in range(config.max_steps):
         while len(waiting) < per_step:
             waiting += rng.sample(demonstrations, len(demonstrations))

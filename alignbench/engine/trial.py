@@ -21,7 +21,7 @@ from alignbench.api import (
     TokenBatch,
     Trial,
 )
-from alignbench.engine.logprobs import before, logprobs_and_entropies, spread
+from alignbench.engine.logprobs import spread
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer, checked
 from alignbench.engine.resident import Resident
@@ -29,7 +29,7 @@ from alignbench.engine.sampling import sample
 from alignbench.errors import UserError
 
 POLICY = "policy"
-SAMPLING_ROWS = 64
+SAMPLING_ROWS = 128
 
 
 def sample_texts(
@@ -106,6 +106,8 @@ class LiveTrial(Trial):
 
     def _shuffled(self, count: int, size: int) -> Iterator[list[int]]:
         """Row numbers, `size` at a time, epoch after epoch without a remainder lost, until the budget is spent."""
+        if count == 0:
+            raise UserError("there is nothing to train on: the recipe gave no rows; check the task's data and splits")
         waiting: list[int] = []
         while not self.budget.is_spent:
             while len(waiting) < size:
@@ -138,11 +140,9 @@ class LiveTrial(Trial):
 
     def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
         self._count(tokens)
-        states = before(self._resident.hidden(tokens), tokens.is_response)
-        labels = tokens.ids[tokens.is_response]
-        nats = logprobs_and_entropies(self._resident.head(states), labels, temperature)
+        logprobs, entropies, states = self._resident.logprobs_and_entropies(tokens, temperature)
         values = value_head(states.float()).squeeze(-1)
-        return ActorCritic(*(spread(v, tokens.is_response) for v in (nats.logprobs, nats.entropies, values)))
+        return ActorCritic(logprobs, entropies, spread(values, tokens.is_response))
 
     def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
         return _summed(self.logprobs(pair.chosen), pair.chosen, mean) - _summed(

@@ -15,6 +15,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 from alignbench.api import Config, RewardSource, SourceRoom
+from alignbench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,11 @@ class Judge(RewardSource):
 
         codec = self.base.codec
         columns = [codec.plain(label)[0] for label in labels]
+        if columns[0] == columns[1]:
+            raise UserError(
+                f"the judge cannot tell '{labels[0]}' from '{labels[1]}': the tokenizer begins both with the same "
+                "token; give the task's rubric other labels"
+            )
         prefixes = [codec.prompt(f"{guideline}\n\n{opening}") for guideline in self.guidelines]
         which = [_choice(prompt, len(prefixes)) for prompt in prompts]
         rests = [codec.fitting_rest(text, len(prefixes[w])) for text, w in zip(texts, which, strict=True)]

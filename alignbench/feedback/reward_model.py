@@ -135,7 +135,7 @@ def fit_reward_model(
     steps = -(-len(rows) // size) * config.num_train_epochs
     optimizer = Optimizer(groups, config, steps)
     rng, history = random.Random(seed), []
-    model.resident.module.train()
+    model.resident.module.train(model.resident.lora.dropout > 0)
     for _ in range(config.num_train_epochs):
         order = rng.sample(list(rows), len(rows))
         for start in range(0, len(order), size):

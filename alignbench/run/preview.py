@@ -19,7 +19,7 @@ from alignbench.suite.plan import Plan
 SECONDS_PER_UNIT = {
     "sft": 1.0, "samples": 0.06, "comparisons": 0.15, "human_comparisons": 0.001, "reward_model": 0.1, "train": 1.3,
     "completions": 0.12, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03, "gold_card": 8.0, "reward_card": 0.06,
-    "score": 0.0005,
+    "score": 0.0005, "gold_pairs": 0.001,
 }  # fmt: skip
 
 
@@ -66,4 +66,6 @@ def size(stage: Stage) -> float:
         return 1
     if stage.kind == "reward_card":
         return o["held_out_pairs"]
-    return float(o.get("max_steps") or o.get("pairs") or o.get("num_prompts") or 4000)
+    if stage.kind == "gold":
+        return 4000
+    return float(next((o[name] for name in ("max_steps", "pairs", "num_prompts") if name in o), 100))

@@ -42,6 +42,15 @@ class Outcome:
     cached: int = 0
 
     @property
+    def mistake(self) -> UserError | None:
+        """What to mend if mistakes in what was given, and nothing else, left no cell standing: the first of them."""
+        is_barren = all(record.status == "failed" for record in self.records)
+        if not (self.failures and is_barren and all(isinstance(e, UserError) for e in self.failures.values())):
+            return None
+        first, *others = dict.fromkeys(str(error) for error in self.failures.values())
+        return UserError(first + (f" (and {len(others)} more)" if others else ""))
+
+    @property
     def exit_code(self) -> int:
         """0; 2 where every failure is a mistake in what was given, a plugin included; 1 where one is a bug."""
         if not self.failures:
@@ -90,6 +99,7 @@ class Walk:
                 self.outcome.cached += 1
                 self.watcher.stage_ends(stage, key, 0.0, True, None)
                 return
+            _ = self.engine  # outside the try: without a model no stage can be made, and none is to blame
             self.watcher.stage_begins(stage, key)
             began, cause = time.perf_counter(), None
             try:
@@ -128,9 +138,11 @@ class Walk:
 
             suite = self.plan.suite
             device = resolve_device(suite.device)
-            self._engine = Engine(
+            engine = Engine(
                 resolve_model(suite.model), suite.lora, device, resolve_dtype(suite.dtype, device), OrderedDict()
             )
+            with engine.resident():  # a model that does not load is found once, before the first stage
+                self._engine = engine
         return self._engine
 
     def machine(self) -> dict[str, str]:

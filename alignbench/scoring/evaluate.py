@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alignbench.api import Decoding, Pair, RewardSource, TokenBatch
-from alignbench.engine.logprobs import exact_kl, spread, token_logprobs
+from alignbench.engine.logprobs import ROWS_PER_BLOCK, exact_kl, spread
 from alignbench.engine.resident import Resident
 
 
@@ -23,15 +23,29 @@ class KL(NamedTuple):
 
 @torch.no_grad()
 def measure_kl(policy: Resident, adapter: str | None, reference: Resident, tokens: TokenBatch) -> KL:
-    """KL of `adapter` on `policy` from the bare `reference` along the tokens; the two may be one model."""
+    """KL of `adapter` on `policy` from the bare `reference` along the tokens; the two may be one model.
+
+    The bare reference against itself is 0 by identity and is not computed.
+    """
+    if adapter is None and policy is reference:
+        zero = torch.zeros(len(tokens.ids), dtype=torch.float64)
+        return KL(zero, zero, zero)
     labels = tokens.ids[tokens.is_response]
     with policy.using(adapter):
-        ours = policy.response_logits(tokens)
+        ours = policy.response_states(tokens)
     with reference.using(None):
-        theirs = reference.response_logits(tokens)
-    log_ratio = token_logprobs(theirs, labels) - token_logprobs(ours, labels)  # log q - log p
-    parts = (exact_kl(ours, theirs), -log_ratio, log_ratio.exp() - 1 - log_ratio)
-    return KL(*(spread(part, tokens.is_response).double().sum(-1).cpu() for part in parts))
+        theirs = reference.response_states(tokens)
+    blocks = zip(ours.split(ROWS_PER_BLOCK), theirs.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
+    parts = [_kl_rows(policy.project(p), reference.project(q), y) for p, q, y in blocks]
+    columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    return KL(*(spread(column, tokens.is_response).double().sum(-1).cpu() for column in columns))
+
+
+def _kl_rows(ours: Tensor, theirs: Tensor, labels: Tensor) -> KL:
+    """(N, V) logits twice, (N,) sampled ids -> (N,) each estimator at one position."""
+    log_p, log_q = torch.log_softmax(ours.float(), -1), torch.log_softmax(theirs.float(), -1)
+    log_ratio = (log_q - log_p).gather(-1, labels[:, None]).squeeze(-1)
+    return KL(exact_kl(log_p, log_q), -log_ratio, log_ratio.exp() - 1 - log_ratio)
 
 
 def expected(values: Tensor, weights: Tensor) -> Tensor:

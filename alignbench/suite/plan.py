@@ -67,14 +67,19 @@ class PlanKit(Kit):
         named = None if self._row is None else self._suite.methods[self._row].reward
         if named is None:
             return self.reward_model(start, self.comparisons(start))
-        plugin = self._source(named.name, "methods", self._row or 0, "reward")
+        self.check_optimised(SourceRef(named.name, named.options), "reward")
+        return SourceRef(named.name, named.options)
+
+    def check_optimised(self, reward: SourceRef, *where: str) -> None:
+        """Whether training may call the source, with these options; `where` is the key below the row that names it."""
+        place = ("methods", self._row or 0, *where)
+        plugin = self._source(reward.name, *place)
         if not plugin.cls.is_trainable_signal:
             raise self._suite.error(
-                f"'{named.name}' may label data but not be optimised; drop the key to fit a reward model to its labels",
-                "methods", self._row or 0, "reward",
-            )  # fmt: skip
-        self._source_options(plugin, named.options, "methods", self._row or 0, "reward", "options")
-        return SourceRef(named.name, named.options)
+                f"'{reward.name}' may label data but not be optimised; drop the key to fit a reward model to its labels",
+                *place,
+            )
+        self._source_options(plugin, reward.options, *place, *(["options"] if where == ("reward",) else []))
 
     def stage(self, kind: str, run: Callable[[Work], None], inputs: Mapping[str, Stage], **options: Any) -> Stage:
         if "." in run.__qualname__:
@@ -154,12 +159,13 @@ def make_plan(suite: Suite, catalog: Catalog) -> Plan:
         digest = model_digest(suite.model)
     except UserError as error:
         raise suite.error(str(error), "model") from None
+    data = _checked_data(suite, task)
     shared = keys.environment(
         model=digest,
         task={
             "name": task.name,
             "options": options.model_dump(mode="json"),
-            "data": task.digest(),
+            "data": data,
             "data_seed": suite.data_seed,
             "code": keys.class_source(task_plugin.cls),
         },
@@ -176,6 +182,24 @@ def make_plan(suite: Suite, catalog: Catalog) -> Plan:
     return Plan(suite, catalog, task, tuple(cells), stages, key_of)
 
 
+def _checked_data(suite: Suite, task: Task) -> str:
+    """The data's digest, once it is read and is enough: a mistake in it shows here, not after minutes of training."""
+    wanted = suite.comparisons
+    try:
+        digest, answered = task.digest(), len(task.prompts("eval"))
+        compared = len(task.human_pairs(wanted.pairs, suite.data_seed) if wanted.source == HUMAN else task.prompts("label"))
+    except UserError as error:
+        raise suite.error(str(error), "task") from None
+    for split, have, count, *option in (
+        ("eval", answered, suite.evaluation.prompts, "evaluation", "prompts"),
+        ("label", compared, wanted.pairs, "comparisons", "pairs"),
+    ):
+        if have < count:
+            problem = f"{count} asked for, the task's {split} split has {have}; lower it or enlarge the split"
+            raise suite.error(problem, *option)
+    return digest
+
+
 def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int) -> PlannedCell:
     row = suite.methods[cell.row]
     plugin = catalog.method(row.method)
@@ -184,6 +208,8 @@ def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int
     inputs = method.recipe(config, kit)
     if row.reward is not None and not kit.was_asked_for_reward:
         raise suite.error(f"'{row.method}' takes no reward from the suite; remove the key", "methods", cell.row, "reward")
+    if isinstance(inputs.reward, SourceRef) and row.reward is None:  # the recipe's own choice
+        kit.check_optimised(inputs.reward, "config")
     decoding = method.decoding(config)
     code = keys.class_source(plugin.cls)
     plain = PlanKit(suite, catalog, task)

@@ -121,7 +121,7 @@ class Evaluation(Config):
 
     prompts: PositiveInt = 128
     held_out_pairs: PositiveInt = 500  # real human pairs for reward-model accuracy
-    batch_size: PositiveInt = 64  # completions per forward pass
+    batch_size: PositiveInt = 128  # completions per forward pass
     bootstrap: PositiveInt = 2000  # resamples per interval
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the intervals
 

@@ -54,7 +54,7 @@ class BestOf(Decoding):
         """(P, N) -> (P, N); samples the proxy cannot tell apart share their weight."""
         samples = proxy.shape[1]
         by_rank = proxy.new_tensor([comb(rank, self.n - 1) / comb(samples, self.n) for rank in range(samples)])
-        weights = by_rank[proxy.argsort(1, stable=True).argsort(1, stable=True)]
+        weights = by_rank[proxy.argsort(dim=1, stable=True).argsort(dim=1, stable=True)]
         is_tied = proxy[:, :, None] == proxy[:, None, :]  # (P, N, N)
         return (is_tied * weights[:, None, :]).sum(2) / is_tied.sum(2)
 

@@ -114,9 +114,10 @@ def revise(work: Work) -> None:
                 f"{q}{_line(c)}\n{d.revision}{' ' * bool(lead)}{lead}"
                 for q, c, d, lead in zip(questions, critiques, drawn, leads, strict=True)
             ]
+            texts = work.sample(critic, requests, length, temperature=0.7).completions
             answers = [
-                _line(text) if rubric.is_continuation else text.strip()
-                for text in work.sample(critic, requests, length, temperature=0.7).completions
+                _line(text) if rubric.is_continuation else _after(prompt, text)
+                for prompt, text in zip(prompts, texts, strict=True)
             ]
             for row, principle, critique, answer in zip(rows, drawn, critiques, answers, strict=True):
                 row["rounds"].append({"principle": principle.name, "critique": critique, "revision": answer})
@@ -127,6 +128,11 @@ def revise(work: Work) -> None:
 def _line(text: str) -> str:
     """The first line of what a model wrote, a space in front."""
     return " " + text.strip().split("\n", 1)[0].strip()
+
+
+def _after(prompt: str, text: str) -> str:
+    """A whole reply as it stands behind its prompt: one space from its last word, none from a line's beginning."""
+    return f"{' ' * (prompt == prompt.rstrip())}{text.strip()}"
 
 
 def _fields(model: type[BaseModel]) -> str:

@@ -1,0 +1,78 @@
+"""Best-of-n against brute force over all subsets of the samples, and its KL bound against known numbers."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignbench.api import AlignmentMethod
+from alignbench.errors import UserError
+from alignbench.plugins import load_catalog
+from alignbench.suite.plan import make_plan
+from alignbench.suite.spec import load_suite
+from alignbench_baselines import SFT, BestOf, BestOfN
+
+
+def brute_force(proxy: list[float], n: int) -> list[float]:
+    """How often each sample is the best of a random n-subset; samples that tie for it share the win."""
+    subsets = list(combinations(range(len(proxy)), n))
+    wins = [0.0] * len(proxy)
+    for subset in subsets:
+        top = max(proxy[i] for i in subset)
+        best = [i for i in subset if proxy[i] == top]
+        for i in best:
+            wins[i] += 1 / (len(best) * len(subsets))
+    return wins
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize(
+    "proxy",
+    [[0.3, -1.0, 2.0, 0.5, 7.0, -4.0], [1.0, 1.0, 0.0, 2.0, 2.0, 2.0], [0.0] * 6],
+    ids=["plain", "tied", "flat"],
+)
+def test_weights_equal_brute_force_over_all_subsets(proxy: list[float], n: int) -> None:
+    weights = BestOf(n, 6).weights(torch.tensor([proxy, proxy[::-1]], dtype=torch.float64))
+    expected = torch.tensor([brute_force(proxy, n), brute_force(proxy[::-1], n)], dtype=torch.float64)
+    torch.testing.assert_close(weights, expected)
+
+
+def test_best_of_1_is_a_plain_sample_and_best_of_all_the_likeliest_to_please() -> None:
+    torch.manual_seed(0)
+    proxy = torch.randn(5, 8)
+    torch.testing.assert_close(BestOf(1, 8).weights(proxy), torch.full((5, 8), 1 / 8))
+    assert torch.equal(BestOf(8, 8).weights(proxy), torch.nn.functional.one_hot(proxy.argmax(1), 8).float())
+
+
+def test_the_estimate_from_many_samples_is_unbiased() -> None:
+    """The best of 2 of 8 uniform numbers is 2/3 on average; a single one is 1/2."""
+    proxy = torch.rand(20_000, 8, generator=torch.Generator().manual_seed(0))
+    values = (BestOf(2, 8).weights(proxy) * proxy).sum(1)
+    assert float(values.mean()) == pytest.approx(2 / 3, abs=4 * float(values.std()) / 20_000**0.5)
+
+
+@pytest.mark.parametrize(("n", "nats"), [(1, 0.0), (2, 0.1931472), (4, 0.6362944), (16, 1.8350887)])
+def test_the_kl_bound_is_log_n_less_n_minus_1_over_n(n: int, nats: float) -> None:
+    assert BestOf(n, 16).kl_nats_bound() == pytest.approx(nats, abs=1e-6)
+
+
+def test_n_above_the_samples_is_refused_with_the_line_of_the_suite(suite_file) -> None:
+    path: Path = suite_file(["sft", {"method": "best_of_n", "config": {"n": 5, "num_samples": 4}}])
+    with pytest.raises(UserError) as error:
+        make_plan(load_suite(path), load_catalog())
+    assert str(error.value).startswith(f"{path}:")
+    assert str(error.value).endswith("methods[1].config: n: 5 needs num_samples of at least 5, got 4")
+
+
+def test_a_sweep_over_n_shares_one_set_of_samples(suite_file) -> None:
+    plan = make_plan(load_suite(suite_file([{"method": "best_of_n", "sweep": [1, 2, 4]}])), load_catalog())
+    keys = {plan.key(cell.score.inputs["completions"]) for cell in plan.cells}
+    assert len(plan.cells) == 3
+    assert len(keys) == 1
+
+
+def test_the_start_point_is_a_row_that_trains_nothing() -> None:
+    assert SFT.train is BestOfN.train is AlignmentMethod.train

@@ -1,0 +1,166 @@
+"""Constitutional AI: what is wrong with a constitution is one line, and each stage rests on the right one below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignbench.api import Rubric
+from alignbench.errors import UserError
+from alignbench.plugins import load_catalog
+from alignbench.run.walk import Walk
+from alignbench.store import Store, read_rows
+from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.spec import load_suite
+from alignbench.tasks.hh import HH
+from alignbench_constitutional import Principle, from_rubric, load_constitution
+from alignbench_ppo import PPO
+
+FIELDS = "name, critique, revision, preference"
+GOOD = "{name: a, critique: b, revision: c, preference: d}"
+
+
+def refusal(source: str) -> str:
+    with pytest.raises(UserError) as error:
+        load_constitution(source, HH.rubric)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_missing_file_is_named_with_what_is_shipped(tmp_path: Path) -> None:
+    path = f"{tmp_path}/nowhere.yaml"
+    assert refusal(path) == f"constitution '{path}': no such file, and none of that name is shipped (harmless)"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("principles: [", "not YAML: while parsing a flow node"),
+        ("", "the file: Input should be a valid dictionary"),
+        ("principles: []", f"no principles; write at least one, with {FIELDS}"),
+        ("articles: []", f"principles: Field required; each principle has {FIELDS}"),
+        (
+            "principles: [{name: a, critique: b, revision: c}]",
+            f"principles.0.preference: Field required; each principle has {FIELDS}",
+        ),
+        (f"principles: [{GOOD}, {{nmae: a}}]", "principles.1.name: Field required"),
+        (
+            "principles: [{name: a, critique: b, revision: c, preference: d, tone: e}]",
+            f"principles.0.tone: Extra inputs are not permitted; each principle has {FIELDS}",
+        ),
+        (f"principles: [{GOOD.replace('name: a', 'name: 7')}]", "principles.0.name: Input should be a valid string"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_one_line_that_names_the_field(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    assert refusal(str(path)).startswith(f"constitution '{path}': {problem}")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert refusal(str(path)).startswith(f"constitution '{path}': not YAML")
+
+
+def test_no_code_in_a_constitution_is_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "own.yaml", tmp_path / "trace"
+    path.write_text(f"principles: !!python/object/apply:os.mkdir ['{trace}']")
+    assert "not YAML" in refusal(str(path))
+    assert not trace.exists()
+
+
+def test_the_shipped_constitution_asks_each_principle_in_three_wordings() -> None:
+    principles = load_constitution("harmless", HH.rubric).principles
+    assert [p.name for p in principles] == ["harm", "respect", "lawful", "candour"]
+    for p in principles:
+        assert len({p.critique, p.revision, p.preference}) == 3
+        assert p.revision.endswith(":")  # the answer is opened for the reviser
+
+
+def test_without_a_constitution_the_tasks_rubric_is_the_one_principle() -> None:
+    rubric = Rubric("Say whether it is kind.", "Letter", "Tone", "Kind", "Rude")
+    (principle,) = load_constitution(None, rubric).principles
+    assert principle == from_rubric(rubric)
+    assert principle == Principle(
+        name="rubric",
+        critique="What makes the letter less kind than it could be?",
+        revision="The same letter, rewritten so that it is kind and not at all rude:",
+        preference="Say whether it is kind.",
+    )
+
+
+CONFIG = {"constitution": "harmless", "num_revisions": 2, "num_prompts": 5, "rollout_batch_size": 8}
+
+
+@pytest.fixture
+def plan(suite_file) -> Plan:
+    rows = [{"method": "constitutional", "config": CONFIG}, "rlaif"]
+    return make_plan(load_suite(suite_file(rows)), load_catalog())
+
+
+def test_the_start_is_supervised_on_revisions_of_the_supervised_start(plan: Plan) -> None:
+    train, plain = (cell.train for cell in plan.cells)
+    start = train.inputs["start"]
+    revisions = start.inputs["data"]
+    assert (start.kind, revisions.kind) == ("sft", "revisions")
+    first = plan.key(plain.inputs["start"])
+    assert plan.key(start.inputs["on"]) == plan.key(revisions.inputs["start"]) == first
+    assert plan.key(start) != first
+
+
+def test_the_judge_compares_the_new_starts_samples_by_the_same_principles(plan: Plan) -> None:
+    train, plain = (cell.train for cell in plan.cells)
+    fitted = train.inputs["reward"]
+    labels = fitted.inputs["comparisons"]
+    principles = load_constitution("harmless", HH.rubric).principles
+    assert labels.options["source"] == "judge"
+    assert labels.options["options"]["guidelines"] == [p.preference for p in principles]
+    assert labels.inputs["samples"].inputs["start"] is train.inputs["start"] or (
+        plan.key(labels.inputs["samples"].inputs["start"]) == plan.key(train.inputs["start"])
+    )
+    theirs = plain.inputs["reward"].inputs["comparisons"]
+    assert {name for name in labels.options if labels.options[name] != theirs.options[name]} == {"options"}
+    assert plan.cells[0].method.cls.train is PPO.train
+
+
+def test_another_principle_makes_other_revisions(suite_file, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    keys = []
+    for wording in ("b", "z"):
+        own.write_text(f"principles: [{GOOD.replace('b', wording)}]")
+        rows = [{"method": "constitutional", "config": {"constitution": str(own)}}]
+        plan = make_plan(load_suite(suite_file(rows)), load_catalog())
+        keys.append(plan.key(plan.cells[0].train.inputs["start"].inputs["data"]))
+    assert keys[0] != keys[1]
+
+
+class Silent:
+    def stage_begins(self, *_) -> None: ...
+    def stage_advances(self, *_) -> None: ...
+    def stage_ends(self, *_) -> None: ...
+    def cell_ends(self, *_) -> None: ...
+
+
+def test_revisions_are_rows_of_answer_critiques_and_the_last_revision(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    walk = Walk(plan, store, Silent())
+    outcome = walk.run()
+    assert [record.status for record in outcome.records] == ["ok", "ok"], outcome.failures
+    revisions = plan.cells[0].train.inputs["start"].inputs["data"]
+    folder = store.get(plan.key(revisions))
+    assert folder is not None
+    rows = read_rows(folder / "rows.jsonl")
+    assert [row["prompt"] for row in rows] == plan.task.prompts("label")[:5]
+    names = {p.name for p in load_constitution("harmless", HH.rubric).principles}
+    for row in rows:
+        assert len(row["rounds"]) == 2
+        assert {turn["principle"] for turn in row["rounds"]} <= names
+        assert row["completion"] == row["rounds"][-1]["revision"]
+        assert row["completion"].startswith(" ")  # as the demonstrations do after "Assistant:"
+        assert row["answer"] != row["completion"]
+    cost = store.meta(plan.key(revisions))["cost"]
+    assert cost["tokens_generated"] > 5 * (1 + 2 * 2)
+    assert outcome.records[0].cost.total.labels_human == 0
+    assert outcome.records[0].cost.total.labels_ai > 0

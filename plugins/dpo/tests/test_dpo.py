@@ -1,0 +1,138 @@
+"""DPO's losses against TRL's own code and float64 formulas, and the identities at step 0."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from alignbench.engine.meter import Meter
+from alignbench.engine.resident import Resident
+from alignbench.engine.trial import LiveTrial
+from alignbench.suite.spec import Lora
+from alignbench_dpo import DPO, dpo_loss
+
+MARGINS = torch.tensor([-30.0, -2.5, -0.1, 0.0, 0.3, 4.0, 80.0])
+
+
+def trl_loss(policy: torch.Tensor, reference: torch.Tensor, is_completion: torch.Tensor, **options) -> float:
+    """TRL's own `DPOTrainer._compute_loss`, handed log-probabilities in place of a model's output.
+
+    (2B, T - 1) per-token log-probabilities, zero on the prompt, chosen rows first; (2B,) reference sums.
+    """
+    trl = pytest.importorskip("trl")
+    trainer = object.__new__(trl.DPOTrainer)
+    keep = {"gather": lambda value: value, "gather_for_metrics": lambda value: value}
+    everyone = SimpleNamespace(device=torch.device("cpu"), **keep)
+    vars(trainer).update(
+        model=SimpleNamespace(training=True), accelerator=everyone, aux_loss_enabled=False, ld_alpha=None,
+        precompute_ref_logps=True, f_divergence_type="reverse_kl", loss_weights=[1.0], label_smoothing=0.0,
+        use_weighting=False, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
+    )  # fmt: skip
+    vars(trainer).update(options)
+    zeros = torch.zeros_like(policy)
+    outputs = SimpleNamespace(log_probs=policy, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    chosen, rejected = reference.chunk(2)
+    inputs = {
+        "input_ids": torch.zeros(is_completion.shape, dtype=torch.long),
+        "attention_mask": torch.ones(is_completion.shape, dtype=torch.long),
+        "completion_mask": is_completion.long(), "ref_chosen_logps": chosen, "ref_rejected_logps": rejected,
+    }  # fmt: skip
+    return float(trainer._compute_loss(lambda **_: outputs, inputs, return_outputs=False))
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "label_smoothing"), [("sigmoid", 0.0), ("ipo", 0.0), ("robust", 0.1), ("robust", 0.3)]
+)
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+def test_each_loss_equals_trls(loss_type: str, label_smoothing: float, beta: float) -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([5, 3, 4, 2, 5, 1])  # chosen then rejected
+    is_completion = torch.arange(9) >= (9 - lengths)[:, None]
+    policy = torch.randn(6, 8) * is_completion[:, 1:] - 1.0 * is_completion[:, 1:]
+    reference = torch.randn(6) * 2 - 4
+    ratio = policy.sum(1) - reference
+    if loss_type == "ipo":
+        ratio = ratio / lengths
+    chosen, rejected = ratio.chunk(2)
+    ours = dpo_loss(chosen - rejected, beta, loss_type, label_smoothing)
+    theirs = trl_loss(
+        policy, reference, is_completion, loss_types=[loss_type], beta=beta, label_smoothing=label_smoothing
+    )
+    assert float(ours) == pytest.approx(theirs, rel=1e-5)
+
+
+def softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_conservative_dpo_equals_its_formula_in_float64(label_smoothing: float) -> None:
+    """TRL 1.16 leaves label_smoothing unread in its sigmoid loss, so the formula stands here: Mitchell 2023, eq. 3."""
+    beta = 0.3
+    expected = [
+        (1 - label_smoothing) * softplus(-beta * m) + label_smoothing * softplus(beta * m) for m in MARGINS.tolist()
+    ]
+    got = dpo_loss(MARGINS, beta, "sigmoid", label_smoothing)
+    assert float(got) == pytest.approx(sum(expected) / len(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(("loss_type", "label_smoothing"), [("sigmoid", 0.0), ("sigmoid", 0.3), ("robust", 0.3)])
+def test_the_loss_is_log_2_where_policy_and_reference_agree(loss_type: str, label_smoothing: float) -> None:
+    assert float(dpo_loss(torch.zeros(3), 0.1, loss_type, label_smoothing)) == pytest.approx(math.log(2))
+
+
+def test_the_robust_loss_over_flipped_labels_is_the_clean_loss_on_average() -> None:
+    flips = 0.25
+    clean = dpo_loss(MARGINS, 0.1)
+    as_is, flipped = (dpo_loss(sign * MARGINS, 0.1, "robust", flips) for sign in (1, -1))
+    torch.testing.assert_close((1 - flips) * as_is + flips * flipped, clean)
+    conservative = (1 - flips) * dpo_loss(MARGINS, 0.1, "sigmoid", flips) + flips * dpo_loss(
+        -MARGINS, 0.1, "sigmoid", flips
+    )
+    assert abs(float(conservative - clean)) > 0.1  # the conservative loss is not unbiased
+
+
+def test_ipo_is_least_at_one_over_two_beta_and_does_not_push_past_it() -> None:
+    margin = torch.tensor([5.0, 8.0], requires_grad=True)
+    dpo_loss(margin, 0.1, "ipo").backward()
+    assert margin.grad.tolist() == pytest.approx([0.0, 3.0])
+
+
+def test_ipo_refuses_a_label_smoothing_it_would_not_read() -> None:
+    with pytest.raises(ValidationError, match="loss_type ipo reads no label_smoothing; remove it, or use sigmoid or"):
+        DPO.Config(loss_type="ipo", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.5])
+def test_a_label_smoothing_outside_its_range_is_refused(value: float) -> None:
+    with pytest.raises(ValidationError, match="label_smoothing"):
+        DPO.Config(label_smoothing=value)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "robust"])
+def test_training_starts_at_margin_0_and_learns_the_preference(
+    loss_type: str, dialogue_model: Path, tmp_path: Path
+) -> None:
+    device = torch.device("cpu")
+    config = DPO.Config(loss_type=loss_type, per_device_train_batch_size=8, learning_rate=3e-3)
+    rows = [
+        {"prompt": f"Human: {i}?", "chosen": f" Yes door {i}", "rejected": f" No glass stone {i}"} for i in range(16)
+    ]
+    trial = LiveTrial(
+        Resident(dialogue_model, (), Lora(r=4, alpha=8), device, torch.float32), config, seed=0, max_steps=8,
+        max_new_tokens=12, prompts=["Human:"], preferences=rows, meter=Meter(device), workdir=tmp_path,
+    )  # fmt: skip
+    DPO().train(trial, config)
+    first, last = trial.history[0], trial.history[-1]
+    assert len(trial.history) == 8
+    assert first["margin_nats"] == pytest.approx(0, abs=1e-5)
+    assert first["loss"] == pytest.approx(25.0 if loss_type == "ipo" else math.log(2), rel=1e-4)
+    assert last["loss"] < first["loss"]
+    assert last["margin_nats"] > 0.1
+    assert last["accuracy"] == 1

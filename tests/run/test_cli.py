@@ -1,0 +1,175 @@
+"""The real command in a process of its own: a mistake is one line with its place and remedy, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROWS = ["sft", "dpo"]
+TORCH_FREE = ("torch", "transformers", "peft", "datasets")
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def alignbench(tmp_path: Path) -> Callable[..., Said]:
+    """`alignbench("run", ...)`: the command, in tmp_path, with an empty cache and no hub."""
+    own = {"ALIGNBENCH_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+    def run(*arguments: str) -> Said:
+        command = [sys.executable, "-m", "alignbench.cli", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **own}, capture_output=True, text=True, check=False
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def hh(source: str, **options: Any) -> dict[str, Any]:
+    return {"task": {"name": "hh", "options": {"source": source, "max_new_tokens": 6, **options}}}
+
+
+def row(method: str, **keys: Any) -> dict[str, Any]:
+    return {"methods": [{"method": method, **keys}]}
+
+
+# What is changed in a good suite, what the line says after its place, and what would mend it. HERE is the folder.
+BAD_SUITES = {
+    "no such method": ({"methods": ["dpoo"]}, "methods[0].method: ", "did you mean 'dpo'?"),
+    "misspelt key": ({"max_stepz": 3}, "max_stepz: ", "did you mean 'max_steps'?"),
+    "unknown method option": (row("dpo", config={"bta": 1}), "methods[0].config.bta: ", "did you mean 'beta'?"),
+    "no such task": ({"task": "hhh"}, "task", "did you mean 'hh'?"),
+    "unknown task option": (hh("HERE/x", max_new_token=3), "task.options.max_new_token: ", "mean 'max_new_tokens'?"),
+    "no such data file": (hh("HERE/wrng.jsonl"), "task: HERE/wrng.jsonl: no such file", "did you mean 'wrong.jsonl'?"),
+    "wrong column": (hh("HERE/wrong.jsonl"), "task: HERE/wrong.jsonl, line 1: no column", "wanted: chosen, rej"),
+    "empty data": (hh("HERE/empty.jsonl"), "task: HERE/empty.jsonl: no preference pair in it", "0 rows with"),
+    "no such model folder": ({"model": "HERE/nowhere"}, "model: model 'HERE/nowhere' is", "allowed: smollm2-135m"),
+    "a folder that is no model": ({"model": "HERE"}, "model: model 'HERE' ", "a folder written by save_pretrained"),
+    "more prompts than there are": ({"evaluation": {"prompts": 999}}, "evaluation.prompts: 999 asked", "lower it or"),
+    "more pairs than there are": (
+        {"comparisons": {"source": "human", "pairs": 999}}, "comparisons.pairs: 999 asked for", "lower it or enlarge"
+    ),
+    "no such reward": (row("ppo", reward="lenght"), "methods[0].reward", "did you mean 'length'?"),
+    "a reward that may only label": (row("ppo", reward="panel"), "methods[0].reward: ", "drop the key to fit"),
+    "a reward nobody reads": (row("dpo", reward="length"), "methods[0].reward: ", "remove the key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_SUITES)
+def test_a_bad_suite_is_one_line_with_its_place_and_remedy(name: str, suite_file, tmp_path: Path, alignbench) -> None:
+    (tmp_path / "wrong.jsonl").write_text('{"prompt": "a", "good": "b", "bad": "c"}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    keys, opening, remedy = json.loads(json.dumps(BAD_SUITES[name]).replace("HERE", str(tmp_path)))
+    path = suite_file(keys.pop("methods", ROWS), **keys)
+    said = alignbench("run", str(path))
+    assert (said.code, said.err.count("\n"), said.out) == (2, 1, ""), said
+    place, _, problem = said.err.removeprefix(f"alignbench: {path}:").partition(" ")
+    assert place.isdigit()
+    assert problem.startswith(opening)
+    assert remedy in problem
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_missing_suite_is_one_line_with_the_nearest_name(alignbench, tmp_path: Path) -> None:
+    said = alignbench("run", "quikstart")
+    assert said == Said(2, "", "alignbench: no suite file or name 'quikstart'; did you mean 'quickstart'?\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_constitution_is_one_line_with_what_is_shipped(alignbench, suite_file, tmp_path: Path) -> None:
+    said = alignbench("run", str(suite_file(**row("constitutional", config={"constitution": "own.yaml"}))))
+    problem = "constitution 'own.yaml': no such file, and none of that name is shipped (harmless)"
+    assert said == Said(2, "", f"alignbench: {problem}\n")
+
+
+def test_a_prompt_beyond_the_models_window_is_one_line_and_no_results(alignbench, suite_file, tmp_path: Path) -> None:
+    """Found by the tokenizer, so after the model is loaded: every row falls with the supervised start."""
+    pairs = [
+        {"prompt": f"Human: {i} {'stone ' * 1100}\n\nAssistant:", "chosen": " Yes", "rejected": " No"}
+        for i in range(80)
+    ]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    path = suite_file(ROWS, **hh("long.jsonl", max_prompt_chars=10_000))
+    said = alignbench("run", str(path))
+    assert (said.code, said.err.count("\n")) == (2, 1), said
+    assert said.err.startswith(f"alignbench: {path}:1: a prompt of 11")
+    assert "exceed the model's window of 1024: " in said.err
+    assert "shorten the prompts, or lower the task's max_new_tokens" in said.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_missing_table_names_the_file_that_a_run_writes(alignbench) -> None:
+    said = alignbench("table", "nothing")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "alignbench: results/nothing/records.jsonl cannot be read: No such file or directory; give the "
+        "records.jsonl that a run has written\n"
+    )
+
+
+def test_a_bug_keeps_its_traceback(alignbench, suite_file, tmp_path: Path) -> None:
+    (tmp_path / "buggy.py").write_text(
+        "import alignbench\n"
+        "class Buggy(alignbench.AlignmentMethod):\n"
+        "    name = 'buggy'\n"
+        "    def recipe(self, config, kit): raise ZeroDivisionError\n"
+        "@alignbench.hookimpl\n"
+        "def alignbench_methods(): return [Buggy]\n"
+    )
+    said = alignbench("plan", str(suite_file(["buggy"])), "--plugin", "buggy")
+    assert said.code == 1
+    assert said.err.startswith("Traceback")
+    assert "ZeroDivisionError" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["plugins"], ["plan", "SUITE"], ["version"], ["table", "nothing"]],
+    ids=" ".join,
+)
+def test_what_trains_nothing_imports_no_torch(arguments: list[str], suite_file, tmp_path: Path) -> None:
+    arguments = [str(suite_file(["sft", "ppo", "dpo", "rlaif"])) if a == "SUITE" else a for a in arguments]
+    script = (
+        "import sys; from alignbench.cli import main\n"
+        f"sys.argv = ['alignbench', *{arguments!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print('heavy:', sorted(set(sys.modules) & set({TORCH_FREE!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_plugins_lists_every_kind_with_its_distribution(alignbench) -> None:
+    said = alignbench("plugins")
+    assert (said.code, said.err) == (0, "")
+    listed = {tuple(line.split()[:2]) for line in said.out.splitlines()[1:]}
+    wanted = {
+        "method": "sft best_of_n ppo dpo rlaif constitutional",
+        "source": "judge length panel",
+        "task": "hh sentiment",
+    }
+    assert {(kind, name) for kind, names in wanted.items() for name in names.split()} <= listed
+    assert "alignbench-ppo" in said.out
+
+
+def test_plan_computes_nothing_and_names_every_stage_once(alignbench, suite_file, tmp_path: Path) -> None:
+    said = alignbench("plan", str(suite_file(["sft", "ppo"])))
+    assert (said.code, said.err) == (0, "")
+    keys = [line.split()[0] for line in said.out.splitlines()[1:-1]]
+    assert len(keys) == len(set(keys)) > 10
+    assert f"{len(keys)} stages, 2 cells" in said.out
+    assert not (tmp_path / "home" / "stages").exists()

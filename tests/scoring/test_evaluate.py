@@ -1,0 +1,166 @@
+"""Scores of a policy against brute force through transformers and numbers by hand."""
+
+import pytest
+import torch
+from peft import PeftModel
+
+from alignbench.api import Config, Decoding, Pair, RewardSource
+from alignbench.engine.trial import sample_texts
+from alignbench.scoring.evaluate import (
+    decoding_weights,
+    expected,
+    implicit_accuracy,
+    measure_kl,
+    pair_accuracy,
+    text_statistics,
+    uniform,
+    win_rate,
+)
+
+MODELS = ["gpt2", "llama", "granite", "gemma2"]
+PROMPTS = ["the film is", "a", "", "the plot of the long film"]
+
+
+@pytest.fixture
+def policy(resident, shake):
+    """A resident under a randomised adapter, and a rollout of it."""
+
+    def make(name):
+        made = resident(name)
+        shake(made.add_adapter("policy", 0))
+        return made, sample_texts(made, PROMPTS, 6, 1.0, torch.Generator().manual_seed(0)).tokens
+
+    return make
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_kl_is_the_sum_over_the_whole_vocabulary_at_every_sampled_state(policy, plain, tmp_path, name):
+    made, tokens = policy(name)
+    made.save_adapter("policy", tmp_path)
+    reference, ours = plain(name), PeftModel.from_pretrained(plain(name), tmp_path).eval()
+    exact, k1, k3 = ([0.0] * len(PROMPTS) for _ in range(3))
+    for row, (ids, is_token, is_response) in enumerate(zip(*tokens, strict=True)):
+        with torch.no_grad():
+            log_p, log_q = (
+                model(input_ids=ids[is_token][None]).logits[0].double().log_softmax(-1) for model in (ours, reference)
+            )
+        for t in is_response.nonzero().flatten().tolist():
+            exact[row] += float((log_p[t - 1].exp() * (log_p[t - 1] - log_q[t - 1])).sum())
+            ratio = float(log_q[t - 1, ids[t]] - log_p[t - 1, ids[t]])
+            k1[row] -= ratio
+            k3[row] += float(torch.tensor(ratio).exp()) - 1 - ratio
+    kl = measure_kl(made, "policy", made, tokens)
+    assert kl.exact.tolist() == pytest.approx(exact, rel=1e-4, abs=1e-5)
+    assert kl.k1.tolist() == pytest.approx(k1, rel=1e-4, abs=1e-4)
+    assert kl.k3.tolist() == pytest.approx(k3, rel=1e-4, abs=1e-4)
+    assert min(exact) > 0.01
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_reference_may_be_another_resident_and_rows_may_be_cut_into_blocks(policy, resident, name, monkeypatch):
+    made, tokens = policy(name)
+    once = measure_kl(made, "policy", made, tokens)
+    monkeypatch.setattr("alignbench.scoring.evaluate.ROWS_PER_BLOCK", 5)
+    twice = measure_kl(made, "policy", resident(name), tokens)
+    torch.testing.assert_close(once.exact, twice.exact, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_kl_of_an_unchanged_policy_is_exactly_zero(resident, name):
+    made = resident(name)
+    made.add_adapter("policy", 0)
+    tokens = sample_texts(made, PROMPTS, 6, 1.0, torch.Generator().manual_seed(0)).tokens
+    for adapter, reference in (("policy", made), (None, made), ("policy", resident(name))):
+        kl = measure_kl(made, adapter, reference, tokens)
+        assert [part.abs().sum().item() for part in kl] == [0.0, 0.0, 0.0]
+
+
+# ------------------------------------------------------------------------------------------------ accuracy
+
+
+class FirstLetter(RewardSource):
+    name = "first-letter"
+
+    def score(self, prompts, completions):
+        return torch.tensor([float(ord(c[0])) for c in completions])
+
+
+def test_a_tied_pair_counts_half():
+    pairs = [Pair("", "b", "a"), Pair("", "c", "a"), Pair("", "a", "b"), Pair("", "ax", "ay"), Pair("", "by", "bx")]
+    assert pair_accuracy(FirstLetter(Config()), pairs) == (3.0, 5)
+
+
+def test_implicit_accuracy_of_a_fresh_policy_is_one_half(resident):
+    made = resident("llama")
+    made.add_adapter("policy", 0)
+    pairs = [Pair("the film is", " good", " bad"), Pair("a", " plot", " long film"), Pair("", "one", "a")]
+    assert implicit_accuracy(made, "policy", pairs, 6) == (1.5, 3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_implicit_accuracy_counts_the_pairs_whose_log_ratio_grew_more_for_the_chosen(policy, plain, tmp_path, name):
+    made, _ = policy(name)
+    made.save_adapter("policy", tmp_path)
+    models = plain(name), PeftModel.from_pretrained(plain(name), tmp_path).eval()
+    words = [" good", " bad", " a plot", " long film", " one", ""]
+    pairs = [Pair(p, a, b) for p in PROMPTS for a in words for b in words if a != b]
+
+    @torch.no_grad()
+    def reward(prompt, completion):
+        head, tail = made.codec.prompt(prompt), made.codec.completion(completion)
+        reference, ours = (
+            m(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].log_softmax(-1) for m in models
+        )
+        return float((ours - reference)[range(len(tail)), tail].sum())
+
+    rewards = {(p, w): reward(p, w) for p in PROMPTS for w in words}
+    hits = sum(rewards[p.prompt, p.chosen] > rewards[p.prompt, p.rejected] for p in pairs)
+    assert implicit_accuracy(made, "policy", pairs, 8) == (hits, len(pairs))
+    assert hits == len(pairs) / 2  # every pair is there in both orders
+    winners = [p for p in pairs if rewards[p.prompt, p.chosen] > rewards[p.prompt, p.rejected]]
+    assert implicit_accuracy(made, "policy", winners, 8) == (len(winners), len(winners))
+
+
+# ------------------------------------------------------------------------------------------------ by hand
+
+
+def test_win_rate_by_hand():
+    ours, theirs = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]]), torch.tensor([0.5, 2.0, 1.0])
+    assert win_rate(ours, theirs, uniform(3, 2)).tolist() == pytest.approx([0.5, 0.5, 0.0])
+    weights = torch.tensor([[0.9, 0.1], [0.5, 0.5], [1.0, 0.0]])
+    assert win_rate(ours, theirs, weights).tolist() == pytest.approx([0.9, 0.5, 0.0])
+
+
+def test_expectation_by_hand():
+    assert expected(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.25, 0.75]])).tolist() == [2.5]
+
+
+class Greedy(Decoding):
+    samples_per_prompt = 2
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def weights(self, proxy):
+        return self.scale * (proxy == proxy.max(1, keepdim=True).values).float()
+
+    def kl_nats_bound(self):
+        return 0.0
+
+
+def test_decoding_weights_are_uniform_unless_a_rule_says_otherwise_and_must_sum_to_1():
+    proxy = torch.tensor([[1.0, 2.0], [5.0, 3.0]])
+    assert decoding_weights(None, proxy).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert decoding_weights(Greedy(), proxy).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(ValueError, match=r"decoding weights of shape \(2, 2\) do not sum to 1 over 2 samples"):
+        decoding_weights(Greedy(0.5), proxy)
+
+
+def test_text_statistics_by_hand():
+    texts = ["a b a b", "A b", "", "word", "a a a"]  # pairs: ab ba ab | ab | - | - | aa aa
+    found = text_statistics(texts, [4, 2, 1, 1, 2], [True, True, False, True, False])
+    assert found.completion_tokens == 2.0
+    assert found.eos_rate == 0.6
+    assert found.distinct_2 == pytest.approx(3 / 6)
+    assert found.repetition == pytest.approx((1 / 3 + 0 + 1 / 2) / 3)
+    assert text_statistics([""], [1], [True]) == (1.0, 1.0, 0.0, 0.0)

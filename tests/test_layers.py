@@ -1,0 +1,89 @@
+"""Who may import whom. The table is exact: a new import across rooms, and a permission nobody uses, both fail."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# Each room, and the rooms its imports name, at run time or for annotations; a room may always import itself.
+# The loader and the store come before the plan, which asks them; engine and feedback read frozen options of suite.spec.
+TABLE = {
+    "errors": "",
+    "api": "",
+    "hookspecs": "api",
+    "__init__": "api errors hookspecs",
+    "plugins": "api errors hookspecs",
+    "store": "errors",
+    "suite": "__init__ api errors plugins store",
+    "engine": "api errors suite.spec",
+    "feedback": "api engine errors hookspecs suite.spec",
+    "tasks": "api engine errors feedback hookspecs store",
+    "scoring": "api engine errors store",
+    "report": "errors scoring.glossary scoring.record scoring.stats store",
+    "run": "api engine errors feedback scoring store suite",
+    "cli": "__init__ errors plugins report run scoring.record store suite",
+}
+ORDER = tuple(TABLE)
+FINE = {"suite.spec", "scoring.glossary", "scoring.record", "scoring.stats"}  # where a part of a room is meant
+PLUGINS = {"alignbench_baselines": "", "alignbench_constitutional": "alignbench_ppo", "alignbench_dpo": "",
+           "alignbench_ppo": "", "alignbench_rlaif": "alignbench_ppo"}  # fmt: skip
+
+
+def imported(file: Path) -> set[str]:
+    """Dotted names of the modules that a file imports, names after `from` included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str, allowed: set[str]) -> str:
+    """'alignbench.suite.spec.Lora' -> 'suite.spec' where that part alone is allowed, else 'suite'."""
+    parts = module.split(".")[1:]
+    if not parts or parts[0] not in TABLE:
+        return "__init__"  # a name of the package itself
+    part = ".".join(parts[:2])
+    return part if part in allowed & FINE else parts[0]
+
+
+def test_the_core_imports_as_the_table_says_and_only_from_the_left() -> None:
+    seen: dict[str, set[str]] = defaultdict(set)
+    for file in (ROOT / "alignbench").rglob("*.py"):
+        own = file.relative_to(ROOT / "alignbench").parts[0].removesuffix(".py")
+        allowed = set(TABLE[own].split())
+        rooms = {room(name, allowed) for name in imported(file) if name.split(".")[0] == "alignbench"}
+        seen[own] |= rooms - {own}
+    assert {own: " ".join(sorted(rooms)) for own, rooms in seen.items()} == TABLE
+    for own, rooms in seen.items():
+        assert all(ORDER.index(other.split(".")[0]) < ORDER.index(own) for other in rooms), own
+
+
+def test_a_shipped_plugin_sees_the_public_names_alone() -> None:
+    for file in (ROOT / "plugins").rglob("*.py"):
+        if "tests" in file.parts or "build" in file.parts:
+            continue
+        own = file.stem if file.stem != "__init__" else file.parent.name
+        ours = {name for name in imported(file) if name.startswith("alignbench")}
+        public = {name for name in ours if name == "alignbench" or name.count(".") == 1}
+        public |= {name for name in ours if name.startswith("alignbench.engine.")}
+        others = {name.split(".")[0] for name in ours} - {"alignbench"}
+        assert ours - public == set(), file
+        assert others == set(PLUGINS[own].split()), file
+
+
+def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:
+    """At the top of a file; inside a function, with the reason, it is fine."""
+    for name in ("errors.py", "api.py", "hookspecs.py", "plugins.py", "cli.py", "store", "suite", "report", "tasks"):
+        path = ROOT / "alignbench" / name
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            top = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
+            names |= {str(n.module) for n in top if isinstance(n, ast.ImportFrom)}
+            heavy = {n for n in names if n.split(".")[0] in ("torch", "transformers", "peft", "trl", "datasets")}
+            assert not heavy, file
