@@ -4,8 +4,8 @@ A *method* trains a LoRA policy inside a `Trial`. A *reward source* scores or co
 prompts, preferences and the gold reward. A method says what it trains from in `recipe`: a small graph of *stages*
 (supervised start, samples, comparisons, reward model, or its own), which the harness caches and shares by content.
 
-Shapes: B sequences, T tokens of the longest one. A tensor "per token" is (B, T), its column t speaks of token t, and it is
-zero wherever `is_response` is False; no tensor is shifted by one against another.
+Shapes: B sequences, T tokens of the longest one. A tensor "per token" is (B, T), its column t speaks of token t, and it
+is zero wherever `is_response` is False; no tensor is shifted by one against another.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MethodConfig(OptimizerConfig):
     """Options of a method; subclass it to add your own."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- tensors
+# -------------------------------------------------------------------------------------------------------------- tensors
 
 
 class TokenBatch(NamedTuple):
@@ -89,7 +89,7 @@ class PreferenceBatch(NamedTuple):
     rejected: TokenBatch
 
 
-# ---------------------------------------------------------------------------------------------------------------- stages
+# --------------------------------------------------------------------------------------------------------------- stages
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Work(ABC):
 
 
 class Kit(ABC):
-    """Builds the stages of a recipe. Equal calls give equal stages, so two methods that ask for the same thing share it."""
+    """Builds a recipe's stages. Equal calls give equal stages, so two methods that ask for the same thing share it."""
 
     @abstractmethod
     def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
@@ -180,7 +180,7 @@ class Kit(ABC):
 
     @abstractmethod
     def stage(self, kind: str, run: Callable[[Work], None], inputs: Mapping[str, Stage], **options: Any) -> Stage:
-        """A stage of the plugin's own, made by a module-level function `run(work)`; cached and metered like the rest."""
+        """A plugin's own stage, made by a module-level function `run(work)`; cached and metered like the rest."""
 
     @property
     @abstractmethod
@@ -217,7 +217,7 @@ class Trial(ABC):
 
     @abstractmethod
     def preference_batches(self) -> Iterator[PreferenceBatch]:
-        """Shuffled batches, epoch after epoch, until the budget is spent. UserError if the recipe gave no preferences."""
+        """Shuffled batches, epoch by epoch, until the budget is spent. UserError if the recipe gave no preferences."""
 
     @abstractmethod
     def prompt_batches(self, size: int) -> Iterator[list[str]]:
@@ -228,9 +228,7 @@ class Trial(ABC):
         """Tokens of prompt + completion + end of sequence. UserError if a prompt exceeds the model's window."""
 
     @abstractmethod
-    def sample(
-        self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None
-    ) -> Rollout:
+    def sample(self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None) -> Rollout:
         """One completion per prompt by the current policy: whole distribution, no top-k or top-p, dropout off."""
 
     @abstractmethod
@@ -275,7 +273,7 @@ class Trial(ABC):
         """Record numbers at the current step without a backward pass."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- plugins
+# -------------------------------------------------------------------------------------------------------------- plugins
 
 
 class AlignmentMethod(ABC):
@@ -297,8 +295,8 @@ class AlignmentMethod(ABC):
         )
 
     def train(self, trial: Trial, config: Any) -> None:  # noqa: B027
-        """Change `trial.policy` until `trial.budget` is spent. Scoring is the harness's. A method that does not override
-        this leaves the policy at its start."""
+        """Change `trial.policy` until `trial.budget` is spent. Scoring is the harness's. A method that does not
+        override this leaves the policy at its start."""
 
     def decoding(self, config: Any) -> Decoding | None:
         """How completions are chosen at test time. None: one plain sample."""
@@ -346,7 +344,7 @@ class RewardSource(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def prepare(self, room: SourceRoom) -> None:
+    def prepare(self, room: SourceRoom) -> None:  # noqa: B027
         """Load what is needed. Called once, before the first score."""
 
     @abstractmethod
@@ -354,7 +352,7 @@ class RewardSource(ABC):
         """(B,) float32, finite."""
 
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> Tensor:
-        """(B,) probability that `a` is better than `b`; by default the Bradley-Terry sigmoid of the score difference."""
+        """(B,) probability that `a` beats `b`; by default the Bradley-Terry sigmoid of the score difference."""
         return (self.score(prompts, a) - self.score(prompts, b)).sigmoid()
 
 
@@ -405,6 +403,11 @@ class Task(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Tokens read of a completion from the task's data; the rest is cut. Samples end at `max_new_tokens`."""
+        return self.max_new_tokens
 
     @abstractmethod
     def digest(self) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -45,8 +45,8 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first failure, with its traceback")] = False,
 ) -> None:
     """Train and score every row of a suite, reuse what is cached, and print the table."""
-    from alignbench.run.board import Board
     from alignbench.report.table import to_rich, write_results
+    from alignbench.run.board import Board
     from alignbench.run.walk import Walk
     from alignbench.store import Store
 
@@ -83,11 +83,14 @@ def plan(suite: SuiteName, plugin: PluginModules = None) -> None:
 @app.command()
 def plugins(plugin: PluginModules = None) -> None:
     """List every method, reward source and task, where it comes from, and what failed to load, and why."""
-    from alignbench.plugins import load_catalog
+    from alignbench.plugins import Plugin, load_catalog
 
     catalog = load_catalog(plugin or ())
+    kinds: list[tuple[str, dict[str, Plugin[Any]]]] = [
+        ("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)
+    ]  # fmt: skip
     table = Table("kind", "name", "needs", "distribution", "version", "what it is", box=None, pad_edge=False)
-    for kind, found in (("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)):
+    for kind, found in kinds:
         for name, entry in sorted(found.items()):
             needs = ", ".join(sorted(getattr(entry.cls, "needs", ()))) or getattr(entry.cls, "labels", "")
             table.add_row(*map(escape, (kind, name, needs, entry.distribution, entry.version, entry.cls.summary)))

@@ -26,7 +26,9 @@ def resolve_device(device: str) -> torch.device:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device '{device}': torch {torch.__version__} sees no GPU; set `device: auto` or `device: cpu`")
+        raise UserError(
+            f"device '{device}': torch {torch.__version__} sees no GPU; set `device: auto` or `device: cpu`"
+        )
     return torch.device(device)
 
 
@@ -47,8 +49,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def keep_freed_memory() -> None:
     """Stop the C allocator from handing large blocks back to the kernel after each use.
 
-    A (768, 49152) logit tensor is 150 MB; by default every one is mapped, zeroed page by page and unmapped again. Keeping
-    them made a training step 1.5 times faster on two cores. Only the GNU C library has the call.
+    A (768, 49152) logit tensor is 150 MB; by default every one is mapped, zeroed page by page and unmapped again.
+    Keeping them made a training step 1.5 times faster on two cores. Only the GNU C library has the call.
     """
     if sys.platform == "linux" and "MALLOC_MMAP_MAX_" not in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-Row = tuple[int, ...]  # the real token ids of a sequence
+Row = tuple[int, ...]  # a block's number, then the real token ids of a sequence
 
 
 class FrozenStates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,10 +15,9 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.counts: dict[str, int] = {
-            name: 0
-            for name in ("tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai")
-        }
+        self.counts: dict[str, int] = dict.fromkeys(
+            ("tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai"), 0
+        )
         self._began = time.perf_counter()
         self._reset_peak()
 
@@ -32,10 +32,8 @@ class Meter:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
-        try:  # Linux: forget the process's high-water mark
+        with suppress(OSError):  # Linux: forget the process's high-water mark
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
 
     def _peak(self) -> int:
         """Bytes at the highest point of the stage: of the GPU if there is one, else resident in the process."""

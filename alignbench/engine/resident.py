@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -45,11 +45,13 @@ class Resident:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"model '{folder}' does not load: {reason}; name an alias, a Hub id or a folder") from error
-        self.base: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+        placed = model.to(device)  # type: ignore[arg-type]  # as typed, transformers' wrapper of `to` takes the model itself
+        self.base: PreTrainedModel = placed.eval().requires_grad_(False)
         self.codec = Codec(tokenizer, _window(model), device)
         self._peft: PeftModel | None = None
         self._is_off = False  # whether passes go round the adapters
-        self._targets = _targets(self.base, lora)  # named before any adapter wraps them
+        self._targets = _targets(self.base, lora)  # by block, named before any adapter wraps them
+        self._layers_of: dict[str, int] = {}  # adapter -> how many of the topmost blocks carry it
         for start in starts:
             self.load_adapter("start", start)
             assert self._peft is not None
@@ -58,11 +60,10 @@ class Resident:
         self.hidden_size: int = self.base.get_input_embeddings().weight.shape[1]
         self._blocks = blocks(self.base)
         self._stack = _home(self.base, self._blocks)
-        self._upper = nn.ModuleList(self._blocks[-lora.layers :]) if lora.layers else self._blocks
         self._frozen = FrozenStates()
         self.shares_frozen_blocks = False  # the two probes below run the whole model
         self.has_plain_head = self._head_is_last_step()
-        self.shares_frozen_blocks = len(self._upper) < len(self._blocks) and self._upper_blocks_take_states()
+        self.shares_frozen_blocks = self._adapted_layers() < len(self._blocks) and self._upper_blocks_take_states()
 
     # ------------------------------------------------------------------------------------------------------ adapters
 
@@ -71,13 +72,19 @@ class Resident:
         """What a trainer calls: the PEFT model, or the bare one while there is no adapter."""
         return self.base if self._peft is None else self._peft
 
-    def add_adapter(self, name: str, seed: int) -> list[nn.Parameter]:
-        """A fresh LoRA adapter, B = 0, so it changes nothing yet. Returns its parameters, ready to train."""
+    def add_adapter(self, name: str, seed: int, layers: int | None = None) -> list[nn.Parameter]:
+        """A fresh LoRA adapter on the topmost `layers` blocks (None: `lora.layers`), B = 0, so it changes nothing yet.
+        Returns its parameters, ready to train."""
+        count = layers or self.lora.layers or len(self._targets)
+        if count > len(self._targets):
+            have = len(self._targets)
+            raise UserError(f"lora.layers: {count} asked for, the model has {have}; lower it or leave it out")
+        self._layers_of[name] = count
         config = LoraConfig(
             r=self.lora.r,
             lora_alpha=self.lora.alpha,
             lora_dropout=self.lora.dropout,
-            target_modules=self._targets,
+            target_modules=[target for block in self._targets[-count:] for target in block],
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng():
@@ -89,9 +96,9 @@ class Resident:
         self._peft.eval()
         return self.activate(name)
 
-    def load_adapter(self, name: str, folder: Path) -> list[nn.Parameter]:
-        """An adapter saved by `save_adapter`, under `name`."""
-        parameters = self.add_adapter(name, seed=0)
+    def load_adapter(self, name: str, folder: Path, layers: int | None = None) -> list[nn.Parameter]:
+        """An adapter saved by `save_adapter`, under `name`; `layers` as it was made with."""
+        parameters = self.add_adapter(name, seed=0, layers=layers)
         assert self._peft is not None
         set_peft_model_state_dict(
             self._peft, load_file(folder / "adapter_model.safetensors", device=str(self.device)), adapter_name=name
@@ -101,7 +108,7 @@ class Resident:
     def save_adapter(self, name: str, folder: Path) -> None:
         """PEFT's own two files, loadable by any PEFT user."""
         assert self._peft is not None
-        self._peft.save_pretrained(folder, selected_adapters=[name])
+        self._peft.save_pretrained(str(folder), selected_adapters=[name])
         if (folder / name).is_dir():  # PEFT puts a named adapter into a subfolder
             for file in (folder / name).iterdir():
                 file.rename(folder / file.name)
@@ -146,12 +153,14 @@ class Resident:
 
     def _switch(self, name: str | None) -> None:
         assert self._peft is not None
+        wrapper = self._peft.base_model
+        assert isinstance(wrapper, LoraModel)
         if name is None:
             if not self._is_off:
-                self._peft.base_model.disable_adapter_layers()
+                wrapper.disable_adapter_layers()
         else:
             if self._is_off:
-                self._peft.base_model.enable_adapter_layers()
+                wrapper.enable_adapter_layers()
             self.activate(name)
         self._is_off = name is None
 
@@ -160,13 +169,16 @@ class Resident:
     def hidden(self, batch: TokenBatch) -> Tensor:
         """(B, T, H) final hidden states under the active adapter. Positions count real tokens only.
 
-        Blocks below the adapters give the same states to policy, reference and reward model, so each sequence passes them
-        once and its states are kept; switched off where weights below may be in training mode (dropout).
+        Blocks below the adapters give the same states to policy, reference and reward model, so each sequence passes
+        them once and its states are kept; switched off where weights below may be in training mode (dropout).
         """
         if not self.shares_frozen_blocks or self.base.training:
             return self._run(input_ids=batch.ids, batch=batch)
-        below = self._frozen_states(batch)
-        setattr(*self._stack, self._upper)
+        layers = self._adapted_layers()
+        if layers == len(self._blocks):
+            return self._run(input_ids=batch.ids, batch=batch)
+        below = self._frozen_states(batch, len(self._blocks) - layers - 1)
+        setattr(*self._stack, nn.ModuleList(self._blocks[-layers:]))
         try:
             return self._run(inputs_embeds=below, batch=batch)
         finally:
@@ -177,15 +189,21 @@ class Resident:
             **inputs, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token), use_cache=False
         ).last_hidden_state
 
+    def _adapted_layers(self) -> int:
+        """How many of the topmost blocks the active adapter may change."""
+        if self._peft is None or self._is_off:
+            return self.lora.layers or len(self._blocks)
+        return self._layers_of[str(self._peft.active_adapter)]
+
     @torch.no_grad()
-    def _frozen_states(self, batch: TokenBatch) -> Tensor:
-        """(B, T, H) output of the last block without an adapter."""
-        rows = [tuple(ids[real].tolist()) for ids, real in zip(batch.ids.cpu(), batch.is_token.cpu(), strict=True)]
+    def _frozen_states(self, batch: TokenBatch, depth: int) -> Tensor:
+        """(B, T, H) output of block `depth`, which no active adapter lies below."""
+        rows = [(depth, *ids[real].tolist()) for ids, real in zip(batch.ids.cpu(), batch.is_token.cpu(), strict=True)]
         unseen = [i for i, row in enumerate(rows) if row not in self._frozen]
         known = {row: self._frozen.take(row) for row in rows if row in self._frozen}
         if unseen:
             part = TokenBatch(*(t[unseen] for t in batch))
-            (states,) = self.block_states(part, [len(self._blocks) - len(self._upper) - 1])
+            (states,) = self.block_states(part, [depth])
             for i, state, real in zip(unseen, states, part.is_token, strict=True):
                 known[rows[i]] = state[real]  # a copy: the batch it was computed in can go
                 self._frozen.put(rows[i], known[rows[i]])
@@ -196,7 +214,7 @@ class Resident:
 
     @torch.no_grad()
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:
-        """(B, T, H) output of the blocks with these numbers, without adapters; blocks above the last are not computed."""
+        """(B, T, H) output of each block numbered in `depths`, without adapters; none above the last is computed."""
         seen: dict[int, Tensor] = {}
 
         def keep(depth: int) -> Callable[..., None]:
@@ -219,8 +237,8 @@ class Resident:
         return [seen[depth] for depth in depths]
 
     def response_states(self, batch: TokenBatch) -> Tensor:
-        """(N, H) states from which the N response tokens were predicted; (N, V) logits where a model does more after its
-        final states than project them."""
+        """(N, H) states from which the N response tokens were predicted; (N, V) logits where a model does more after
+        its final states than project them."""
         if self.has_plain_head:
             return before(self.hidden(batch), batch.is_response)
         out = self.base(
@@ -268,11 +286,10 @@ class Resident:
         ours = self.head(self.hidden(TokenBatch(ids, everything, everything)))
         return torch.allclose(ours, self.base(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3)
 
-
     @torch.no_grad()
     def _upper_blocks_take_states(self) -> bool:
-        """Whether the upper blocks alone, given states in place of embeddings, end where the whole model does. Models that
-        scale or add to their embeddings (GPT-2, Gemma) do not, and run whole."""
+        """Whether the upper blocks alone, given states in place of embeddings, end where the whole model does. Models
+        that scale or add to their embeddings (GPT-2, Gemma) do not, and run whole."""
         ids = torch.arange(8, device=self.device).view(2, 4) + 3
         everything = torch.ones_like(ids, dtype=torch.bool)
         batch = TokenBatch(ids, everything, everything)
@@ -335,20 +352,16 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
     return max(stacks, key=len)
 
 
-def _targets(model: PreTrainedModel, lora: Lora) -> list[str]:
-    """Full names of the linear layers that carry an adapter, in the topmost `lora.layers` blocks."""
-    stack = blocks(model)
-    if lora.layers is not None and lora.layers > len(stack):
-        raise UserError(f"lora.layers: {lora.layers} asked for, the model has {len(stack)}; lower it or leave it out")
-    inside = {id(m) for block in stack[len(stack) - (lora.layers or len(stack)) :] for m in block.modules()}
-    linear = [
-        name for name, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)
-    ]
+def _targets(model: PreTrainedModel, lora: Lora) -> list[list[str]]:
+    """Full names of the linear layers an adapter goes on, block by block."""
+    inside = [{id(m) for m in block.modules()} for block in blocks(model)]
+    linear = [(name, id(m)) for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    by_block = [[name for name, module in linear if module in block] for block in inside]
     if lora.target_modules == "all-linear":
-        return linear
-    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in lora.target_modules]
-    missing = set(lora.target_modules) - {name.rsplit(".", 1)[-1] for name in chosen}
+        return by_block
+    seen = {name.rsplit(".", 1)[-1] for block in by_block for name in block}
+    missing = set(lora.target_modules) - seen
     if missing:
-        seen = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-        raise UserError(f"lora.target_modules: no layer named {', '.join(sorted(missing))}; the model has {seen}")
-    return chosen
+        have = ", ".join(sorted(seen))
+        raise UserError(f"lora.target_modules: no layer named {', '.join(sorted(missing))}; the model has {have}")
+    return [[name for name in block if name.rsplit(".", 1)[-1] in lora.target_modules] for block in by_block]

@@ -1,6 +1,6 @@
 """Sampling from the whole distribution: no top-k, no top-p, one uniform number per row and token.
 
-The log-probability a trainer gives a sampled token is then the sampler's own, and the KL of the samples is the policy's.
+The log-probability a trainer gives a sampled token is then the sampler's own, and the samples' KL is the policy's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COLUMNS = 256  # the vocabulary is searched in two steps: which block of columns
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """(B, V) logits, (B,) uniform in [0, 1) -> (B,) ids by inverse CDF. Exact, and 8 times quicker than a multinomial draw."""
+    """(B, V) logits, (B,) uniform in [0, 1) -> (B,) ids by inverse CDF: exact, and 8 times a multinomial's speed."""
     weights = torch.softmax(logits.float() / temperature, dim=-1)
     rows, vocabulary = weights.shape
     blocks = torch.nn.functional.pad(weights, (0, -vocabulary % COLUMNS)).view(rows, -1, COLUMNS)
@@ -84,7 +84,9 @@ def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Seque
     """(B, V) logits of the token after `prefix + rest`, for rests of any length; the prefix is computed once."""
     codec, device, count = resident.codec, resident.device, len(rests)
     cache = DynamicCache(config=resident.base.config)
-    resident.base.base_model(input_ids=torch.tensor([list(prefix)], device=device), past_key_values=cache, use_cache=True)
+    resident.base.base_model(
+        input_ids=torch.tensor([list(prefix)], device=device), past_key_values=cache, use_cache=True
+    )
     cache.batch_repeat_interleave(count)
     batch = codec.pack(rests, [[]] * count)
     is_token = torch.cat([batch.is_token.new_ones(count, len(prefix)), batch.is_token], dim=1)

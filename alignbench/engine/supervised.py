@@ -1,7 +1,7 @@
 """Supervised fine-tuning with the prompt masked out of the loss (stage 1 of Ouyang et al. 2022, arXiv:2203.02155).
 
-The loss is the mean over response tokens of the whole optimiser step, not a mean of batch means, so that 1 x 8 and 8 x 1
-accumulation give the same step.
+The loss is the mean over response tokens of the whole optimiser step, not a mean of batch means, so that 1 x 8 and
+8 x 1 accumulation give the same step.
 """
 
 from __future__ import annotations

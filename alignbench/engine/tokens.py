@@ -14,9 +14,9 @@ from alignbench.errors import UserError
 class Codec:
     """Encodes prompts and completions apart, so that a completion's first token never merges with the prompt's last.
 
-    A prompt opens with BOS if the tokenizer has one, exactly once; a tokenizer without BOS opens with EOS, so that an empty
-    prompt still gives the first completion token something to be predicted from. A completion closes with EOS, exactly once.
-    Padding is told by masks alone, because many models pad with EOS.
+    A prompt opens with BOS if the tokenizer has one, exactly once; a tokenizer without BOS opens with EOS, so that an
+    empty prompt still gives the first completion token something to be predicted from. A completion closes with EOS,
+    exactly once. Padding is told by masks alone, because many models pad with EOS.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, window: int, device: torch.device) -> None:
@@ -39,8 +39,10 @@ class Codec:
         """Ids without special tokens. A text that spells one out (`<|im_end|>`) stays text: it may come from anyone."""
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-    def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def text(self, ids: list[int]) -> str:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)  # a list only for a batch of rows
+        return text
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str], *, max_new_tokens: int) -> TokenBatch:
         """Prompt + completion + EOS, right-padded. A completion is cut at `max_new_tokens`, and then has no EOS."""

@@ -61,6 +61,7 @@ class LiveTrial(Trial):
         seed: int,
         max_steps: int,
         max_new_tokens: int,
+        max_completion_tokens: int | None = None,
         prompts: Sequence[str],
         meter: Meter,
         workdir: Path,
@@ -78,6 +79,7 @@ class LiveTrial(Trial):
         self._progress = progress
         self._reference_gaps: dict[tuple[int, bool], float] = {}
         self._max_new_tokens = max_new_tokens
+        self._max_completion_tokens = max_completion_tokens or max_new_tokens
         self._generator = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
         self.policy = resident.module
@@ -116,13 +118,11 @@ class LiveTrial(Trial):
             waiting = waiting[size:]
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
-        return self._resident.codec.encode(prompts, completions, max_new_tokens=self._max_new_tokens)
+        return self._resident.codec.encode(prompts, completions, max_new_tokens=self._max_completion_tokens)
 
     # -------------------------------------------------------------------------------------------------------- passes
 
-    def sample(
-        self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None
-    ) -> Rollout:
+    def sample(self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None) -> Rollout:
         limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
         with self._resident.using(POLICY):
             rollout = sample_texts(self._resident, prompts, limit, temperature, self._generator)
@@ -176,7 +176,9 @@ class LiveTrial(Trial):
 
     def step(self, loss: Tensor, **metrics: float | Tensor) -> None:
         if self.budget.is_spent:
-            raise RuntimeError(f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping")
+            raise RuntimeError(
+                f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
+            )
         if self._optimizer is None:
             rate = self._config.learning_rate
             self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)

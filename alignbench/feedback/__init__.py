@@ -1,4 +1,4 @@
-"""Reward sources that come with the harness: simulated raters, a language-model judge, length, the fitted reward model."""
+"""The harness's own reward sources: simulated raters, a language-model judge, length, the fitted reward model."""
 
 from alignbench.api import RewardSource
 from alignbench.hookspecs import hookimpl

@@ -37,18 +37,24 @@ class Checked(RewardSource):
         before = self._source.tokens_judged
         shares = self._sound(self._source.prefer(prompts, a, b), len(prompts), "prefer")
         if not ((shares >= 0) & (shares <= 1)).all():
-            raise self._broken(f"prefer() returned {float(shares.min()):.3g} to {float(shares.max()):.3g}; allowed: 0 to 1")
+            raise self._broken(
+                f"prefer() returned {float(shares.min()):.3g} to {float(shares.max()):.3g}; allowed: 0 to 1"
+            )
         self._bill(before, len(prompts))
         return shares
 
     def _sound(self, values: Tensor, count: int, call: str) -> Tensor:
         if not isinstance(values, Tensor):
-            raise self._broken(f"{call}() returned a {type(values).__name__}; return a float32 tensor of shape ({count},)")
+            raise self._broken(
+                f"{call}() returned a {type(values).__name__}; return a float32 tensor of shape ({count},)"
+            )
         if tuple(values.shape) != (count,):
             raise self._broken(f"{call}() returned shape {tuple(values.shape)} for {count} texts; return ({count},)")
         bad = (~torch.isfinite(values.float())).nonzero().flatten().tolist()
         if bad:
-            raise self._broken(f"{call}() returned {float(values[bad[0]])} for text {bad[0]} of {count}; return finite numbers")
+            raise self._broken(
+                f"{call}() returned {float(values[bad[0]])} for text {bad[0]} of {count}; return finite numbers"
+            )
         return values.float()
 
     def _bill(self, tokens_before: int, comparisons: int) -> None:

@@ -1,9 +1,9 @@
 """A language model as judge: probabilities of its labels, never parsed text (Lee et al. 2023, arXiv:2309.00267).
 
-`pointwise` shows one text and compares log P(best label) - log P(worst label). `pairwise` shows two, in both orders, and
-averages P("A") over them, which cancels a preference for the first place but not for one kind of text. Pointwise is the
-default because it is what a small judge can do: on 300 human pairs of the movie ratings SmolLM2-135M agrees with the
-humans on 79 % pointwise, on 47 to 60 % pairwise depending on the wording, and there it names the same place in both
+`pointwise` shows one text and compares log P(best label) - log P(worst label). `pairwise` shows two, in both orders,
+and averages P("A") over them, which cancels a preference for the first place but not for one kind of text. Pointwise is
+the default because it is what a small judge can do: on 300 human pairs of the movie ratings SmolLM2-135M agrees with
+the humans on 79 % pointwise, on 47 to 60 % pairwise depending on the wording, and there it names the same place in both
 orders on 99 % of pairs.
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
-from alignbench.api import Config, RewardSource, SourceRoom
+from alignbench import api
+from alignbench.api import RewardSource, SourceRoom
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Judge(RewardSource):
     summary = "the base model as judge: label log-probabilities under the task's rubric"
     labels = "ai"
 
-    class Config(Config):
+    class Config(api.Config):
         format: Literal["pointwise", "pairwise"] = "pointwise"
         guidelines: tuple[str, ...] = ()  # in place of the rubric's; each prompt gets one of them, by its hash
 
@@ -53,9 +54,7 @@ class Judge(RewardSource):
         """(B,) P("A") with `first` shown as A."""
         r = self.rubric
         question = f"\nThe {r.subject.lower()} that is more {r.best.lower()} is"
-        texts = [
-            f"A: {p}{x}\n{r.subject} B: {p}{y}{question}" for p, x, y in zip(prompts, first, second, strict=True)
-        ]
+        texts = [f"A: {p}{x}\n{r.subject} B: {p}{y}{question}" for p, x, y in zip(prompts, first, second, strict=True)]
         return self._label_logprobs(prompts, f"{r.subject} ", texts, (" A", " B"))[:, 0].exp()
 
     def _label_logprobs(
@@ -76,7 +75,9 @@ class Judge(RewardSource):
         prefixes = [codec.prompt(f"{guideline}\n\n{opening}") for guideline in self.guidelines]
         which = [_choice(prompt, len(prefixes)) for prompt in prompts]
         rests = [codec.fitting_rest(text, len(prefixes[w])) for text, w in zip(texts, which, strict=True)]
-        order = sorted(range(len(rests)), key=lambda i: (which[i], len(rests[i])))  # one prefix and length share a batch
+        order = sorted(
+            range(len(rests)), key=lambda i: (which[i], len(rests[i]))
+        )  # one prefix and length share a batch
         out = torch.empty(len(rests), 2)
         for prefix_number, members in groupby(order, key=lambda i: which[i]):
             for rows in batched(members, ROWS):

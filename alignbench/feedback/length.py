@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat
 
-from alignbench.api import Config, RewardSource
+from alignbench import api
+from alignbench.api import RewardSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ class Length(RewardSource):
     name = "length"
     summary = "number of words; a control"
 
-    class Config(Config):
+    class Config(api.Config):
         words_per_point: PositiveFloat = 4.0  # about one standard deviation of an untrained policy's samples
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from alignbench.api import Config, HumanModel, RewardSource, SourceRoom
+from alignbench import api
+from alignbench.api import HumanModel, RewardSource, SourceRoom
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Panel(RewardSource):
     is_trainable_signal = False  # it is made of the gold reward
     simulates_humans = True
 
-    class Config(Config):
+    class Config(api.Config):
         raters: PositiveInt = 5  # odd numbers leave no ties
         rating_sd: NonNegativeFloat | None = None  # rating points; None: as measured in the task's ratings
 

@@ -1,9 +1,9 @@
 """A Bradley-Terry reward model: an adapter and a scalar head on the start point.
 
-Pairwise loss, Ouyang et al. 2022 (arXiv:2203.02155) eq. 1 with K = 2: -log sigmoid(r(chosen) - r(rejected)). Listwise, the
-same equation over all ordered pairs of K ranked responses, divided by K (K - 1) / 2. The head reads the mean of the final
-hidden states over all real tokens (`pooling: mean`) or the last real token (`last`). Mean is the default because it learns
-from far fewer pairs: 80 % of held-out human pairs from 256 against 59 % (SmolLM2-135M, sentiment task).
+Pairwise loss, Ouyang et al. 2022 (arXiv:2203.02155) eq. 1 with K = 2: -log sigmoid(r(chosen) - r(rejected)). Listwise,
+the same equation over all ordered pairs of K ranked responses, divided by K (K - 1) / 2. The head reads the mean of the
+final hidden states over all real tokens (`pooling: mean`) or the last real token (`last`). Mean is the default because
+it learns from far fewer pairs: 80 % of held-out human pairs from 256 against 59 % (SmolLM2-135M, sentiment task).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,49 +52,65 @@ def listwise_loss(scores: Tensor) -> Tensor:
 
 
 class RewardModel(RewardSource):
-    """Scores texts with a fitted adapter and head. Scores are centred and scaled to the start point's own samples."""
+    """Scores texts with a fitted adapter and head. Scores are centred and scaled to the texts it was fitted to."""
 
     name = "reward_model"
     summary = "Bradley-Terry model fitted to comparisons"
 
-    def __init__(self, resident: Resident, adapter: str, head: nn.Linear, pooling: Pooling, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        resident: Resident,
+        adapter: str,
+        head: nn.Linear,
+        pooling: Pooling,
+        max_completion_tokens: int,
+        layers: int | None = None,
+    ) -> None:
         super().__init__(Config())
         self.resident = resident
         self.adapter = adapter
         self.head = head
         self.pooling: Pooling = pooling
-        self.max_new_tokens = max_new_tokens
+        self.max_completion_tokens = max_completion_tokens
+        self.layers = layers  # topmost blocks that carry the adapter; None: as the policy's
         self.mean, self.std = 0.0, 1.0
 
     @classmethod
     def fresh(
-        cls, resident: Resident, pooling: Pooling, max_new_tokens: int, seed: int, adapter: str = "reward"
+        cls,
+        resident: Resident,
+        pooling: Pooling,
+        max_completion_tokens: int,
+        seed: int,
+        adapter: str = "reward",
+        layers: int | None = None,
     ) -> RewardModel:
         """A new adapter under a zero head: every text scores 0."""
-        resident.add_adapter(adapter, seed)
+        resident.add_adapter(adapter, seed, layers)
         head = nn.Linear(resident.hidden_size, 1, device=resident.device)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        return cls(resident, adapter, head, pooling, max_new_tokens)
+        return cls(resident, adapter, head, pooling, max_completion_tokens, layers)
 
     @classmethod
     def load(cls, folder: Path, resident: Resident, adapter: str = "reward") -> RewardModel:
         facts = json.loads((folder / "reward_model.json").read_text())
-        resident.load_adapter(adapter, folder)
+        resident.load_adapter(adapter, folder, facts["layers"])
         head = nn.Linear(resident.hidden_size, 1, device=resident.device).requires_grad_(False)
         head.load_state_dict(load_file(folder / "head.safetensors", device=str(resident.device)))
-        model = cls(resident, adapter, head, facts["pooling"], facts["max_new_tokens"])
+        model = cls(resident, adapter, head, facts["pooling"], facts["max_completion_tokens"], facts["layers"])
         model.mean, model.std = facts["mean"], facts["std"]
         return model
 
     def save(self, folder: Path) -> None:
         self.resident.save_adapter(self.adapter, folder)
         save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / "head.safetensors")
-        facts = {"pooling": self.pooling, "max_new_tokens": self.max_new_tokens, "mean": self.mean, "std": self.std}
+        names = ("pooling", "max_completion_tokens", "layers", "mean", "std")
+        facts = {name: getattr(self, name) for name in names}
         (folder / "reward_model.json").write_text(json.dumps(facts))
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
-        return self.resident.codec.encode(prompts, completions, max_new_tokens=self.max_new_tokens)
+        return self.resident.codec.encode(prompts, completions, max_new_tokens=self.max_completion_tokens)
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B,) raw scores, with gradient, under the active adapter."""
@@ -112,21 +128,22 @@ class RewardModel(RewardSource):
         return (torch.cat(raw) - self.mean) / self.std
 
     def calibrate(self, prompts: Sequence[str], completions: Sequence[str]) -> None:
-        """Centre and scale to these texts (the start point's samples), so that `kl_coef` means the same for any source."""
+        """Centre and scale to these texts, so that `kl_coef` means the same for any labels."""
         raw = self.score(prompts, completions) * self.std + self.mean
         self.mean, self.std = float(raw.mean()), max(float(raw.std()), 1e-6)
 
 
 def fit_reward_model(
     model: RewardModel,
-    rows: Sequence[dict[str, str]],
+    rows: Sequence[dict[str, Any]],
     config: RewardModelConfig,
     *,
     seed: int,
     meter: Meter,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, float]]:
-    """Fit to rows of prompt, chosen, rejected. Returns loss and accuracy per step, measured before the step."""
+    """Fit to rows of prompt, chosen, rejected and, for the listwise loss, ranked texts. Returns loss and accuracy per
+    step, measured before the step."""
     if not rows:
         raise UserError("the reward model has no comparisons; raise `comparisons.pairs` or check the task's data")
     groups = [(model.resident.activate(model.adapter), config.learning_rate)]
@@ -142,16 +159,28 @@ def fit_reward_model(
             taken, loss, hits = order[start : start + size], 0.0, 0
             for first in range(0, len(taken), config.per_device_train_batch_size):
                 part = taken[first : first + config.per_device_train_batch_size]
-                prompts = [row["prompt"] for row in part] * 2
-                tokens = model.encode(prompts, [row["chosen"] for row in part] + [row["rejected"] for row in part])
-                meter.add(tokens_trained=int(tokens.is_token.sum()))
-                chosen, rejected = model.forward(tokens).chunk(2)
-                share = pairwise_loss(chosen, rejected) * (len(part) / len(taken))
+                scores = (
+                    model.forward(_lists(model, part, config.loss, meter)).view(-1, len(part)).T
+                )  # (B, K) best first
+                loss_of_part = (
+                    pairwise_loss(scores[:, 0], scores[:, 1]) if config.loss == "pairwise" else listwise_loss(scores)
+                )
+                share = loss_of_part * (len(part) / len(taken))
                 loss += checked(share, {})
-                hits += int((chosen > rejected).sum())
+                hits += int((scores[:, 0] > scores[:, -1]).sum())
                 optimizer.backward(share)
             optimizer.step()
             history.append({"step": optimizer.steps, "loss": loss, "accuracy": hits / len(taken)})
             progress(optimizer.steps, steps)
     model.resident.module.eval()
     return history
+
+
+def _lists(model: RewardModel, rows: Sequence[dict[str, Any]], loss: str, meter: Meter) -> TokenBatch:
+    """Rows -> (K B, T) tokens: every row's best text, then every row's next, down to the worst. Pairwise: K = 2."""
+    ranked = [row["ranked"] if loss == "listwise" else [row["chosen"], row["rejected"]] for row in rows]
+    tokens = model.encode(
+        [row["prompt"] for row in rows] * len(ranked[0]), [text for rank in zip(*ranked, strict=True) for text in rank]
+    )
+    meter.add(tokens_trained=int(tokens.is_token.sum()))
+    return tokens

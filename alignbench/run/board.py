@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alignbench.api import Stage
 from alignbench.scoring.record import Record
-from alignbench.suite.plan import Plan
+from alignbench.suite.plan import Plan, labellers
 
 
 class Board:
@@ -53,7 +53,8 @@ class Board:
         if gold is not None:
             kl = record.metrics.get("kl_nats_exact")
             self.console.print(
-                f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {kl:.2f} nats", highlight=False
+                f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {kl:.2f} nats",
+                highlight=False,
             )
 
 
@@ -64,6 +65,8 @@ def describe(stage: Stage) -> str:
         return f"train {options['method']}, seed {options['seed']}" if options["method"] else "start point as a policy"
     if stage.kind == "comparisons":
         return f"comparisons by {options['source']}"
+    if stage.kind == "joined_comparisons":
+        return f"comparisons by {labellers(stage)}"
     if stage.kind == "reward_model":
         return f"reward model on {describe(stage.inputs['comparisons'])}"
     if stage.kind == "completions":

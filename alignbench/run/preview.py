@@ -14,12 +14,12 @@ from alignbench.run.board import describe
 from alignbench.store import Store
 from alignbench.suite.plan import Plan
 
-# Seconds per unit of `size`, SmolLM2-135M with LoRA on the upper half, two cores, float32; replaced by what this store has
-# seen of a kind. A stage's size is what its time grows with: steps, pairs, completions.
+# Seconds per unit of `size`, SmolLM2-135M with LoRA on the upper half, two cores, float32; replaced by what this store
+# has seen of a kind. A stage's size is what its time grows with: steps, pairs, completions.
 SECONDS_PER_UNIT = {
-    "sft": 1.0, "samples": 0.06, "comparisons": 0.15, "human_comparisons": 0.001, "reward_model": 0.1, "train": 1.3,
-    "completions": 0.12, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03, "gold_card": 8.0, "reward_card": 0.06,
-    "score": 0.0005, "gold_pairs": 0.001,
+    "sft": 1.0, "samples": 0.06, "comparisons": 0.15, "human_comparisons": 0.001, "joined_comparisons": 0.001, "reward_model": 0.1, "train": 1.3,
+    "completions": 0.12, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03, "gold_card": 8.0,
+    "reward_card": 0.06, "score": 0.0005, "gold_pairs": 0.001,
 }  # fmt: skip
 
 
@@ -32,7 +32,12 @@ def plan_table(plan: Plan, store: Store) -> Table:
         is_cached = store.has(key)
         seconds = 0.0 if is_cached else size(stage) * seen.get(stage.kind, 1.0)
         total, missing = total + seconds, missing + (not is_cached)
-        table.add_row(key[:12], escape(describe(stage)), "cached" if is_cached else "to do", "" if is_cached else f"{seconds:.0f} s")
+        table.add_row(
+            key[:12],
+            escape(describe(stage)),
+            "cached" if is_cached else "to do",
+            "" if is_cached else f"{seconds:.0f} s",
+        )
     table.add_row("", f"{len(plan.stages)} stages, {len(plan.cells)} cells", f"{missing} to do", f"{total:.0f} s")
     return table
 
@@ -54,6 +59,8 @@ def size(stage: Stage) -> float:
         return o["max_steps"] if o["method"] else 0.01
     if stage.kind == "reward_model":
         return size(stage.inputs["comparisons"]) * o["num_train_epochs"]
+    if stage.kind == "joined_comparisons":
+        return sum(size(part) for part in stage.inputs.values())
     if stage.kind == "comparisons":
         return stage.inputs["samples"].options["prompts"]
     if stage.kind == "samples":

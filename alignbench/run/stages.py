@@ -32,7 +32,7 @@ def sft(work: LiveWork) -> None:
     config = Training(**_without_seed(work.options))
     with work.resident("on") as resident:
         history = fit_supervised(
-            resident, data, config, seed=work.seed, max_new_tokens=work.task.max_new_tokens, meter=work.meter,
+            resident, data, config, seed=work.seed, max_new_tokens=work.task.max_completion_tokens, meter=work.meter,
             progress=work.progress,
         )  # fmt: skip
         resident.save_adapter("sft", work.folder)
@@ -45,7 +45,10 @@ def samples(work: LiveWork) -> None:
     per_prompt = work.options["per_prompt"]
     with work.resident("start") as resident:
         rollout = work.sample(
-            resident, [p for p in prompts for _ in range(per_prompt)], work.task.max_new_tokens, work.options["temperature"]
+            resident,
+            [p for p in prompts for _ in range(per_prompt)],
+            work.task.max_new_tokens,
+            work.options["temperature"],
         )
     answers = [rollout.completions[i : i + per_prompt] for i in range(0, len(rollout.completions), per_prompt)]
     work.save_rows([{"prompt": p, "completions": c} for p, c in zip(prompts, answers, strict=True)])
@@ -72,16 +75,29 @@ def comparisons(work: LiveWork) -> None:
         ranked = [text for _, text in sorted(zip(points, row["completions"], strict=True), key=lambda item: -item[0])]
         if max(points) > min(points) and ranked[0] != ranked[-1]:
             kept.append(
-                {"prompt": row["prompt"], "chosen": ranked[0], "rejected": ranked[-1], "ranked": ranked, "share": agreement}
+                {
+                    "prompt": row["prompt"],
+                    "chosen": ranked[0],
+                    "rejected": ranked[-1],
+                    "ranked": ranked,
+                    "share": agreement,
+                }
             )
     work.save_rows(kept)
 
 
 def human_comparisons(work: LiveWork) -> None:
     """Real human pairs of the training split."""
-    pairs = _first(work.task.human_pairs(work.options["pairs"], work.seed), work.options["pairs"], "comparisons.pairs", "human")
+    pairs = _first(
+        work.task.human_pairs(work.options["pairs"], work.seed), work.options["pairs"], "comparisons.pairs", "human"
+    )
     work.count(labels_human=len(pairs))
     work.save_rows([{**pair._asdict(), "ranked": [pair.chosen, pair.rejected], "share": 1.0} for pair in pairs])
+
+
+def joined_comparisons(work: LiveWork) -> None:
+    """Labelled samples and real human pairs as one set."""
+    work.save_rows([row for name in work.stage.inputs for row in work.rows(name)])
 
 
 def reward_model(work: LiveWork) -> None:
@@ -89,10 +105,14 @@ def reward_model(work: LiveWork) -> None:
     rows = work.rows("comparisons")
     config = RewardModelConfig(**_without_seed(work.options))
     with work.resident("start") as resident:
-        model = RewardModel.fresh(resident, config.pooling, work.task.max_new_tokens, work.seed)
+        model = RewardModel.fresh(
+            resident, config.pooling, work.task.max_completion_tokens, work.seed, layers=config.layers
+        )
         history = fit_reward_model(model, rows, config, seed=work.seed, meter=work.meter, progress=work.progress)
         few = rows[:128]
-        model.calibrate([row["prompt"] for row in few] * 2, [row[side] for side in ("chosen", "rejected") for row in few])
+        model.calibrate(
+            [row["prompt"] for row in few] * 2, [row[side] for side in ("chosen", "rejected") for row in few]
+        )
         model.save(work.folder)
     write_rows(work.folder / HISTORY, history)
 
@@ -113,7 +133,9 @@ def train(work: LiveWork) -> None:
         resident = stack.enter_context(work.resident("start"))
         trial = LiveTrial(
             resident, config, seed=work.seed, max_steps=o["max_steps"], max_new_tokens=work.task.max_new_tokens,
-            prompts=work.task.prompts("train"), meter=work.meter, workdir=scratch, reward=reward, progress=work.progress,
+            max_completion_tokens=work.task.max_completion_tokens,
+            prompts=work.task.prompts("train"), meter=work.meter, workdir=scratch, reward=reward,
+            progress=work.progress,
             preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
         )  # fmt: skip
         plugin.cls().train(trial, config)
@@ -173,11 +195,11 @@ def reward_card(work: LiveWork) -> None:
     if work.options["is_implicit"]:
         with work.resident("policy") as resident:
             adapter = _load_policy(work, resident)
-            accuracy = evaluate.implicit_accuracy(resident, adapter, pairs, work.task.max_new_tokens)
+            accuracy = evaluate.implicit_accuracy(resident, adapter, pairs, work.task.max_completion_tokens)
     else:
         with ExitStack() as stack:
             accuracy = evaluate.pair_accuracy(_open_reward(work, stack, "proxy"), pairs)
-    card = {"hits": accuracy.hits, "count": accuracy.count, "human_accuracy": held_out.human_accuracy}
+    card = {"hits": accuracy.hits, "count": accuracy.pairs, "human_accuracy": held_out.human_accuracy}
     write_json(work.folder / "card.json", card)
 
 
@@ -225,8 +247,19 @@ def score(work: LiveWork) -> None:
 STAGES: dict[str, Callable[[LiveWork], None]] = {
     run.__name__: run
     for run in (
-        sft, samples, comparisons, human_comparisons, reward_model, train, completions, gold_rewards, proxy_rewards,
-        gold_card, reward_card, score,
+        sft,
+        samples,
+        comparisons,
+        human_comparisons,
+        joined_comparisons,
+        reward_model,
+        train,
+        completions,
+        gold_rewards,
+        proxy_rewards,
+        gold_card,
+        reward_card,
+        score,
     )
 }
 
@@ -267,7 +300,9 @@ def _rewards(work: LiveWork, name: str) -> torch.Tensor:
 
 def _first(items: list[Any], count: int, option: str, split: str) -> list[Any]:
     if len(items) < count:
-        raise UserError(f"{option}: {count} asked for, the task's {split} split has {len(items)}; lower it or enlarge the split")
+        raise UserError(
+            f"{option}: {count} asked for, the task's {split} split has {len(items)}; lower it or enlarge the split"
+        )
     return items[:count]
 
 

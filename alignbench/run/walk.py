@@ -1,7 +1,7 @@
 """Walk a plan: take each stage from the store or make it, and turn every cell into a record.
 
-The only try/except around plugin code is here. A stage that fails takes the cells that rest on it with it, each as a record
-with its cause; the others go on.
+The only try/except around plugin code is here. A stage that fails takes the cells that rest on it with it, each as a
+record with its cause; the others go on.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Walk:
 
     def _settle(self, stage: Stage, key: str) -> None:
         """Put the finished stage's folder into `_places`, or its cause into `failures`."""
-        broken = [self.plan.key(below) for below in stage.inputs.values() if self.plan.key(below) in self.outcome.failures]
+        broken = [
+            self.plan.key(below) for below in stage.inputs.values() if self.plan.key(below) in self.outcome.failures
+        ]
         if broken:
             self.outcome.failures[key] = self.outcome.failures[broken[0]]
             return
@@ -186,7 +188,9 @@ class Walk:
     def _cost(self, cell: PlannedCell) -> dict[str, dict[str, float]]:
         """Marginal: the method's own run. Total: with every stage its policy rests on; scoring is nobody's cost."""
         train = self.plan.upstream(cell.train)
-        if self.plan.method_decodes(cell):  # best-of-n pays for its reward model, and for the samples it draws and ranks
+        if self.plan.method_decodes(
+            cell
+        ):  # best-of-n pays for its reward model, and for the samples it draws and ranks
             train |= self.plan.upstream(cell.score.inputs["proxy"])
         own = [self.plan.key(cell.score.inputs["proxy"] if self.plan.method_decodes(cell) else cell.train)]
         return {"marginal": self._sum(own), "total": self._sum(list(train))}
@@ -201,7 +205,8 @@ class Walk:
 
     def _comparisons(self) -> str:
         wanted = self.plan.suite.comparisons
-        return f"{wanted.pairs} pairs, labelled by {wanted.source}"
+        beside = f", and {wanted.human_pairs} real human pairs" if wanted.human_pairs else ""
+        return f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}"
 
 
 def in_one_line(error: BaseException) -> str:

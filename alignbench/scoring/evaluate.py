@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ def win_rate(ours: Tensor, theirs: Tensor, weights: Tensor) -> Tensor:
 
 class Accuracy(NamedTuple):
     hits: float  # ties count half
-    count: int
+    pairs: int
 
 
 def pair_accuracy(source: RewardSource, pairs: Sequence[Pair]) -> Accuracy:
@@ -90,7 +91,8 @@ def pair_accuracy(source: RewardSource, pairs: Sequence[Pair]) -> Accuracy:
 
 @torch.no_grad()
 def implicit_accuracy(resident: Resident, policy: str | None, pairs: Sequence[Pair], max_new_tokens: int) -> Accuracy:
-    """The same for a policy's implicit reward, log p - log p_ref (Rafailov et al. 2023, eq. 5, up to beta and a constant)."""
+    """The same for a policy's implicit reward, log p - log p_ref: eq. 5 of Rafailov et al. 2023, up to
+    beta and a constant."""
     gaps = []
     for start in range(0, len(pairs), 64):
         part = pairs[start : start + 64]
@@ -117,7 +119,7 @@ class TextStatistics(NamedTuple):
 
 
 def text_statistics(completions: Sequence[str], lengths: Sequence[int], is_ended: Sequence[bool]) -> TextStatistics:
-    pairs = [list(zip(words, words[1:], strict=False)) for words in (text.lower().split() for text in completions)]
+    pairs = [list(pairwise(words)) for words in (text.lower().split() for text in completions)]
     everything = [pair for one in pairs for pair in one]
     repeated = [1 - len(set(one)) / len(one) for one in pairs if one]
     return TextStatistics(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import alignbench
+
 FOREIGN = sys.stdlib_module_names | {"pydantic"}  # ancestors whose source is covered by versions
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 TENSOR_ROOMS = ("api.py", "engine", "feedback", "tasks", "scoring/evaluate.py", "run/stages.py", "run/work.py")
@@ -29,7 +30,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def environment(*, model: str, task: Mapping[str, Any], lora: Mapping[str, Any], device: str, dtype: str) -> dict[str, Any]:
+def environment(
+    *, model: str, task: Mapping[str, Any], lora: Mapping[str, Any], device: str, dtype: str
+) -> dict[str, Any]:
     """What every key of a plan shares. `model` is the model's digest, `task` its name, options and data digest."""
     return {
         "model": model,
@@ -57,7 +60,9 @@ def hardware() -> str:
 @lru_cache
 def harness_source() -> str:
     root = Path(alignbench.__file__).parent
-    files = sorted(f for room in TENSOR_ROOMS for f in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py")))
+    files = sorted(
+        f for room in TENSOR_ROOMS for f in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py"))
+    )
     return digest({str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files})
 
 

@@ -1,7 +1,7 @@
 """A plan: the stages a suite needs, each once, in an order that can be run.
 
-`PlanKit` is what a method's `recipe` builds stages with. Two recipes that ask for the same thing get equal stages, hence
-equal keys, and the thing is computed once.
+`PlanKit` is what a method's `recipe` builds stages with. Two recipes that ask for the same thing get equal stages,
+hence equal keys, and the thing is computed once.
 """
 
 from __future__ import annotations
@@ -45,18 +45,30 @@ class PlanKit(Kit):
         return Stage("samples", options, _present(start=start))
 
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
-        where = ("comparisons", "source") if source.name == self._suite.comparisons.source else ("methods", self._row or 0)
+        where = (
+            ("comparisons", "source") if source.name == self._suite.comparisons.source else ("methods", self._row or 0)
+        )
         plugin = self._source(source.name, *where)
         inputs = {"samples": samples}
         if plugin.cls.simulates_humans:
             inputs["gold"] = self.gold()
-        return Stage("comparisons", {**self._source_options(plugin, source.options, *where), "seed": self._suite.data_seed}, inputs)
+        return Stage(
+            "comparisons",
+            {**self._source_options(plugin, source.options, *where), "seed": self._suite.data_seed},
+            inputs,
+        )
 
     def comparisons(self, start: Stage | None) -> Stage:
         wanted: Comparisons = self._suite.comparisons
         if wanted.source == HUMAN:
-            return Stage("human_comparisons", {"pairs": wanted.pairs, "seed": self._suite.data_seed})
-        return self.compare(self.samples(start), SourceRef(wanted.source, wanted.options))
+            return self._human(wanted.pairs)
+        labelled = self.compare(self.samples(start), SourceRef(wanted.source, wanted.options))
+        if not wanted.human_pairs:
+            return labelled
+        return Stage("joined_comparisons", {}, {"samples": labelled, "human": self._human(wanted.human_pairs)})
+
+    def _human(self, pairs: int) -> Stage:
+        return Stage("human_comparisons", {"pairs": pairs, "seed": self._suite.data_seed})
 
     def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:
         options = {**self._suite.reward_model.model_dump(mode="json"), "seed": self._suite.data_seed}
@@ -72,18 +84,21 @@ class PlanKit(Kit):
 
     def check_optimised(self, reward: SourceRef, *where: str) -> None:
         """Whether training may call the source, with these options; `where` is the key below the row that names it."""
-        place = ("methods", self._row or 0, *where)
+        place: tuple[str | int, ...] = ("methods", self._row or 0, *where)
         plugin = self._source(reward.name, *place)
         if not plugin.cls.is_trainable_signal:
             raise self._suite.error(
-                f"'{reward.name}' may label data but not be optimised; drop the key to fit a reward model to its labels",
+                f"'{reward.name}' may label data but not be optimised; "
+                "drop the key to fit a reward model to its labels",
                 *place,
             )
         self._source_options(plugin, reward.options, *place, *(["options"] if where == ("reward",) else []))
 
     def stage(self, kind: str, run: Callable[[Work], None], inputs: Mapping[str, Stage], **options: Any) -> Stage:
         if "." in run.__qualname__:
-            raise ValueError(f"stage '{kind}': {run.__qualname__} is not a module-level function, so it has no stable source")
+            raise ValueError(
+                f"stage '{kind}': {run.__qualname__} is not a module-level function, so it has no stable source"
+            )
         return Stage(kind, {**options, "seed": self._suite.data_seed}, dict(inputs), run)
 
     @property
@@ -101,7 +116,11 @@ class PlanKit(Kit):
 
     def _source_options(self, plugin: Plugin[Any], options: Mapping[str, Any], *where: str | int) -> dict[str, Any]:
         checked = self._suite.check_options(plugin.cls.Config, options, *where)
-        return {"source": plugin.name, "options": checked.model_dump(mode="json"), "code": keys.class_source(plugin.cls)}
+        return {
+            "source": plugin.name,
+            "options": checked.model_dump(mode="json"),
+            "code": keys.class_source(plugin.cls),
+        }
 
 
 class PlannedCell(NamedTuple):
@@ -187,12 +206,15 @@ def _checked_data(suite: Suite, task: Task) -> str:
     wanted = suite.comparisons
     try:
         digest, answered = task.digest(), len(task.prompts("eval"))
-        compared = len(task.human_pairs(wanted.pairs, suite.data_seed) if wanted.source == HUMAN else task.prompts("label"))
+        human = wanted.pairs if wanted.source == HUMAN else wanted.human_pairs
+        paired = len(task.human_pairs(human, suite.data_seed)) if human else 0
+        compared = paired if wanted.source == HUMAN else len(task.prompts("label"))
     except UserError as error:
         raise suite.error(str(error), "task") from None
     for split, have, count, *option in (
         ("eval", answered, suite.evaluation.prompts, "evaluation", "prompts"),
         ("label", compared, wanted.pairs, "comparisons", "pairs"),
+        ("label", paired, wanted.human_pairs if wanted.source != HUMAN else 0, "comparisons", "human_pairs"),
     ):
         if have < count:
             problem = f"{count} asked for, the task's {split} split has {have}; lower it or enlarge the split"
@@ -207,7 +229,9 @@ def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int
     method, kit = plugin.cls(), PlanKit(suite, catalog, task, cell.row)
     inputs = method.recipe(config, kit)
     if row.reward is not None and not kit.was_asked_for_reward:
-        raise suite.error(f"'{row.method}' takes no reward from the suite; remove the key", "methods", cell.row, "reward")
+        raise suite.error(
+            f"'{row.method}' takes no reward from the suite; remove the key", "methods", cell.row, "reward"
+        )
     if isinstance(inputs.reward, SourceRef) and row.reward is None:  # the recipe's own choice
         kit.check_optimised(inputs.reward, "config")
     decoding = method.decoding(config)
@@ -236,7 +260,11 @@ def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int
     card_options = {"is_implicit": is_implicit, "held_out_pairs": suite.evaluation.held_out_pairs}
     score = Stage(
         "score",
-        {"decoding": None if decoding is None else {"method": plugin.name, "code": code, "config": config.model_dump(mode="json")}},
+        {
+            "decoding": None
+            if decoding is None
+            else {"method": plugin.name, "code": code, "config": config.model_dump(mode="json")}
+        },
         {
             "completions": completions,
             "gold": Stage("gold_rewards", {}, {"completions": completions, "gold": gold}),
@@ -279,14 +307,24 @@ def _reference(catalog: Catalog, reward: Stage | SourceRef | None) -> dict[str, 
     """An unfitted source as JSON; None for a fitted reward model, which is an input instead."""
     if not isinstance(reward, SourceRef):
         return None
-    return {"name": reward.name, "options": dict(reward.options), "code": keys.class_source(catalog.source(reward.name).cls)}
+    return {
+        "name": reward.name,
+        "options": dict(reward.options),
+        "code": keys.class_source(catalog.source(reward.name).cls),
+    }
 
 
 def _in_words(reward: Stage | SourceRef) -> str:
     if isinstance(reward, SourceRef):
         return reward.name
-    labelled = reward.inputs["comparisons"]
-    return f"reward_model({labelled.options.get('source', HUMAN)})"
+    return f"reward_model({labellers(reward.inputs['comparisons'])})"
+
+
+def labellers(comparisons: Stage) -> str:
+    """Who labelled a stage of comparisons: a source, people, or both."""
+    if comparisons.kind == "joined_comparisons":
+        return " + ".join(labellers(part) for part in comparisons.inputs.values())
+    return str(comparisons.options.get("source", HUMAN))
 
 
 def _key(stage: Stage, key_of: Mapping[int, str], shared: Mapping[str, Any]) -> str:

@@ -97,6 +97,7 @@ class Comparisons(Config):
     source: Text = "panel"  # "human": the task's real pairs; else a reward source
     options: Options = Field(default_factory=dict)  # of the source
     pairs: PositiveInt = 256
+    human_pairs: NonNegativeInt = 0  # of the task's real pairs, put beside those of another source
 
 
 class Sampling(Config):
@@ -110,6 +111,7 @@ class RewardModelConfig(OptimizerConfig):
     """The reward model on the human comparisons."""
 
     num_train_epochs: PositiveInt = 1
+    layers: PositiveInt | None = None  # topmost layers that carry its adapter; None: lora.layers
     pooling: Literal["mean", "last"] = "mean"  # over the completion's hidden states
     head_learning_rate: PositiveFloat = 5e-3  # peak, the scalar head alone
     loss: Literal["pairwise", "listwise"] = "pairwise"

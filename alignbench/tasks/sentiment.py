@@ -1,15 +1,16 @@
 """Continue a movie-review sentence so that people like what it says: the controlled setting, on real human ratings.
 
-Ziegler et al. 2019 (arXiv:1909.08593) and the DPO paper (arXiv:2305.18290, section 6) compare methods where the true reward
-is known. Here it is a *rater model*, a ridge regression from the frozen base model's hidden states to the mean of about 17
-human ratings a sentence (Hutto & Gilbert, ICWSM 2014; 10,605 sentences, -4 to 4). Its own validity on held-out ratings is
-printed with every table.
+Ziegler et al. 2019 (arXiv:1909.08593) and the DPO paper (arXiv:2305.18290, section 6) compare methods where the true
+reward is known. Here it is a *rater model*, a ridge regression from the frozen base model's hidden states to the mean
+of about 17 human ratings a sentence (Hutto & Gilbert, ICWSM 2014; 10,605 sentences, -4 to 4). Its own validity on
+held-out ratings is printed with every table.
 
-What the gold and a fitted reward model (the proxy) share: the base model's weights below them, the corpus, and, through the
-panel, the gold's mean as the centre of the simulated raters. What they do not: the gold is linear in frozen mid-layer
-features of the *base* model, is fitted to single numbers on whole human sentences, and sees no sample of any policy; the
-proxy is a LoRA adapter and head on the *start point*, is fitted to noisy pairwise votes on the start point's samples, and
-never sees a rating. No prompt is in two of the train, label and eval sets, and none opens a sentence the gold was fitted to.
+What the gold and a fitted reward model (the proxy) share: the base model's weights below them, the corpus, and, through
+the panel, the gold's mean as the centre of the simulated raters. What they do not: the gold is linear in frozen
+mid-layer features of the *base* model, is fitted to single numbers on whole human sentences, and sees no sample of any
+policy; the proxy is a LoRA adapter and head on the *start point*, is fitted to noisy pairwise votes on the start
+point's samples, and never sees a rating. No prompt is in two of the train, label and eval sets, and none opens a
+sentence the gold was fitted to.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
+from alignbench import api
 from alignbench.api import (
-    Config,
     Demonstration,
     HeldOutPairs,
     HumanModel,
@@ -61,7 +62,7 @@ class Sentiment(Task):
         is_continuation=True,
     )
 
-    class Config(Config):
+    class Config(api.Config):
         rating: PositiveInt = 4000  # sentences that fit the gold rater; human pairs and demonstrations come from them
         held_out: PositiveInt = 1000  # sentences for the gold's validity and for reward-model accuracy
         train: PositiveInt = 2000  # prompts, as the next two
@@ -69,11 +70,16 @@ class Sentiment(Task):
         eval: PositiveInt = 512
         prompt_words: PositiveInt = 5
         max_new_tokens: PositiveInt = 24
+        max_completion_tokens: PositiveInt = 32  # of the human sentences; a longer one is cut
         min_gap: float = 0.3  # rating points between the two sentences of a human pair
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.max_new_tokens = config.max_new_tokens
+
+    @property
+    def max_completion_tokens(self) -> int:
+        return self.config.max_completion_tokens
 
     def digest(self) -> str:
         return hashlib.sha256((asset_folder("movie-ratings") / "movie_ratings.jsonl").read_bytes()).hexdigest()
@@ -143,7 +149,7 @@ class Rater(HumanModel):
     name = "rater"
 
     def __init__(self, base: Resident, depths: Sequence[float], weight: Tensor, bias: float, rating_sd: float) -> None:
-        super().__init__(Config())
+        super().__init__(api.Config())
         from alignbench.engine.resident import blocks
 
         self.base = base
@@ -192,8 +198,7 @@ class Rater(HumanModel):
             batch = codec.pack([ids[i] for i in part], [[]] * len(part))
             weight = batch.is_token[..., None].float()
             means = [
-                (state.float() * weight).sum(1) / weight.sum(1)
-                for state in self.base.block_states(batch, self.layers)
+                (state.float() * weight).sum(1) / weight.sum(1) for state in self.base.block_states(batch, self.layers)
             ]
             rows.update(zip(part, torch.cat(means, dim=1).cpu(), strict=True))
             self.tokens_judged += sum(len(ids[i]) for i in part)

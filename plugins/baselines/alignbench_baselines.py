@@ -1,9 +1,9 @@
 """The rows every comparison needs: the start point itself, and best-of-n sampling from it.
 
-Best-of-n returns, of n samples, the one the proxy reward likes best. From N >= n samples a prompt its expected gold reward
-is estimated without bias (Nakano et al. 2021, arXiv:2112.09332, appendix): sort by proxy; the i-th worst of N is the best
-of a random n-subset with probability C(i-1, n-1) / C(N, n). Its KL from the start point is at most log n - (n-1)/n nats
-(Stiennon et al. 2020; Beirami et al. 2024, arXiv:2401.01879, show it is a bound).
+Best-of-n returns, of n samples, the one the proxy reward likes best. From N >= n samples a prompt its expected gold
+reward is estimated without bias (Nakano et al. 2021, arXiv:2112.09332, appendix): sort by proxy; the i-th worst of N is
+the best of a random n-subset with probability C(i-1, n-1) / C(N, n). Its KL from the start point is at most
+log n - (n-1)/n nats (Stiennon et al. 2020; Beirami et al. 2024, arXiv:2401.01879, show it is a bound).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """DPO: preferences straight into the policy, no reward model (Rafailov et al. 2023, arXiv:2305.18290).
 
-`loss_type` sigmoid is eq. 7; ipo is Azar et al. 2023 (arXiv:2310.12036) eq. 17 on length-averaged gaps, as in TRL; robust is
-Chowdhury et al. 2024 (arXiv:2403.00409) eq. 9, which undoes a known rate of flipped labels, `label_smoothing`. With sigmoid
-the same option gives conservative DPO (cDPO, Mitchell 2023).
+`loss_type` sigmoid is eq. 7; ipo is Azar et al. 2023 (arXiv:2310.12036) eq. 17 on length-averaged gaps, as in TRL;
+robust is Chowdhury et al. 2024 (arXiv:2403.00409) eq. 9, which undoes a known rate of flipped labels,
+`label_smoothing`. With sigmoid the same option gives conservative DPO (cDPO, Mitchell 2023).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class DPO(AlignmentMethod):
 
 
 def dpo_loss(margin: Tensor, beta: float, loss_type: LossType = "sigmoid", label_smoothing: float = 0.0) -> Tensor:
-    """(B,) implicit reward margins in nats, over beta: the policy's log-probability gap less the reference's -> scalar."""
+    """(B,) implicit reward margins over beta, nats: the policy's log-probability gap less the reference's -> scalar."""
     from torch.nn.functional import logsigmoid
 
     if loss_type == "ipo":

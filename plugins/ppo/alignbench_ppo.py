@@ -1,10 +1,11 @@
 """RLHF with PPO: supervised start, human comparisons, a Bradley-Terry reward model, token-level PPO against it.
 
 Ziegler et al. 2019 (arXiv:1909.08593) and Ouyang et al. 2022 (arXiv:2203.02155) for the recipe, Schulman et al. 2017
-(arXiv:1707.06347) for the clipped objective, Schulman et al. 2016 (arXiv:1506.02438) for the advantages. Option names are TRL's.
+(arXiv:1707.06347) for the clipped objective, Schulman et al. 2016 (arXiv:1506.02438) for the advantages. Option names
+are TRL's.
 
-One departure from the four-model original: policy, reference, value and reward share one set of base weights. The value is a
-zero-initialised linear head on the policy's own hidden states, in float32.
+One departure from the four-model original: policy, reference, value and reward share one set of base weights. The value
+is a zero-initialised linear head on the policy's own hidden states, in float32.
 
     alignbench run quickstart
 """
@@ -75,7 +76,7 @@ class Episodes(NamedTuple):
 def collect(
     trial: Trial, prompts: list[str], value_head: Any, config: PPO.Config, kl_coef: float
 ) -> tuple[Episodes, float]:
-    """Sample one episode per prompt and value every token of it. Also the mean KL of an episode, nats (k1 estimator)."""
+    """Sample one episode per prompt and value each token of it. Also the mean KL of an episode, nats (k1 estimator)."""
     import torch
 
     rollout = trial.sample(prompts, temperature=config.temperature)
@@ -138,10 +139,8 @@ def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, is_respon
     return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
 
 
-def gae(
-    rewards: Tensor, values: Tensor, is_response: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
-    """(B, T) rewards and values -> (B, T) advantages and returns, zero outside responses (Schulman et al. 2016, eq. 16).
+def gae(rewards: Tensor, values: Tensor, is_response: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """(B, T) rewards, values -> (B, T) advantages, returns; zero outside responses (Schulman et al. 2016, eq. 16).
 
     The value after the last response token is 0: the episode is over there, whether by end of sequence or by length.
     """

@@ -1,12 +1,12 @@
 """Constitutional AI (Bai et al. 2022, arXiv:2212.08073): critique and revision by principles, then RL from AI feedback.
 
 SL-CAI: the supervised start answers, the base model criticises and revises the answer by a principle drawn from the
-constitution, `num_revisions` times; a supervised stage on the revisions is the new start. RL-CAI: the base model compares
-the new start's samples by the same principles, a reward model is fitted to that, PPO optimises it. The row differs from
-`rlaif` in the two lines of `recipe` that put SL-CAI first and the principles into the judge's guidelines.
+constitution, `num_revisions` times; a supervised stage on the revisions is the new start. RL-CAI: the base model
+compares the new start's samples by the same principles, a reward model is fitted to that, PPO optimises it. The row
+differs from `rlaif` in the two lines of `recipe` that put SL-CAI first and the principles into the judge's guidelines.
 
-Simplified: the reviser is the base model rather than the assistant that is being trained, and it needs no few-shot prompt
-because its answer is opened for it.
+Simplified: the reviser is the base model rather than the assistant that is being trained, and it needs no few-shot
+prompt because its answer is opened for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class ConstitutionalAI(PPO):
     summary = "critique and revision by principles, then PPO on AI preferences by the same principles"
 
     class Config(PPO.Config):
-        constitution: str | None = None  # a YAML file, or "harmless" (shipped); None: one principle from the task's rubric
+        constitution: str | None = (
+            None  # a YAML file, or "harmless" (shipped); None: one principle from the task's rubric
+        )
         num_revisions: PositiveInt = 1  # rounds of critique and revision
         num_prompts: PositiveInt = 128  # label prompts that are answered and revised
 
@@ -70,13 +72,17 @@ def load_constitution(source: str | None, rubric: Rubric) -> Constitution:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         constitution = Constitution.model_validate(data)
     except OSError as error:
-        raise UserError(f"constitution '{source}': no such file, and none of that name is shipped (harmless)") from error
+        raise UserError(
+            f"constitution '{source}': no such file, and none of that name is shipped (harmless)"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"constitution '{source}': not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"constitution '{source}': {where}: {first['msg']}; each principle has {_fields(Principle)}") from error
+        raise UserError(
+            f"constitution '{source}': {where}: {first['msg']}; each principle has {_fields(Principle)}"
+        ) from error
     if not constitution.principles:
         raise UserError(f"constitution '{source}': no principles; write at least one, with {_fields(Principle)}")
     return constitution
@@ -101,7 +107,9 @@ def revise(work: Work) -> None:
     length = work.task.max_new_tokens
     with work.resident("start") as start:
         answers = work.sample(start, prompts, length).completions
-    rows: list[dict[str, Any]] = [{"prompt": p, "answer": a, "rounds": []} for p, a in zip(prompts, answers, strict=True)]
+    rows: list[dict[str, Any]] = [
+        {"prompt": p, "answer": a, "rounds": []} for p, a in zip(prompts, answers, strict=True)
+    ]
     with work.resident() as critic:
         for _ in range(work.options["num_revisions"]):
             drawn = [rng.choice(principles) for _ in prompts]
