@@ -160,7 +160,7 @@ class Kit(ABC):
 
     @abstractmethod
     def samples(self, start: Stage | None) -> Stage:
-        """Two completions per label prompt, sampled from `start`."""
+        """`samples.per_prompt` completions of each label prompt, sampled from `start`."""
 
     @abstractmethod
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
@@ -282,7 +282,7 @@ class AlignmentMethod(ABC):
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS; shapes the default recipe
-    kl_knob: ClassVar[str | None] = None  # the option a sweep turns; larger stays nearer the reference
+    kl_knob: ClassVar[str | None] = None  # the option a sweep turns; larger trains nearer the reference
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def recipe(self, config: Any, kit: Kit) -> Inputs:
@@ -437,12 +437,8 @@ class Task(ABC):
     def load_gold(self, folder: Path, base: Any) -> RewardSource:
         """The fitted gold reward from its stage's folder; `base` is the base model (engine.Resident)."""
 
-    def gold_start(self, gold: Stage) -> Stage | None:
-        """The start point the gold reward reads texts with, if not the base model."""
-        return None
-
     def gold_card(self, gold: RewardSource) -> dict[str, float]:
-        """The gold's own validity on held-out human data, each figure under its glossary name."""
+        """The gold's own validity on held-out human data, each figure by name."""
         return {}
 
     def describe(self) -> str:

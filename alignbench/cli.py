@@ -115,10 +115,12 @@ def table(
     readme: Annotated[Path | None, typer.Option(help="put the table between this file's result markers")] = None,
 ) -> None:
     """Print a published table as Markdown, or put it into a README."""
-    from alignbench.report.table import inject, to_markdown
-    from alignbench.scoring.record import read_records
+    from alignbench.report.table import inject
 
-    markdown = to_markdown(read_records(results / suite / "records.jsonl"))
+    page = results / suite / "table.md"
+    if not page.is_file():
+        raise UserError(f"{page}: no such table; run `alignbench run {suite}` first")
+    markdown = page.read_text(encoding="utf-8")
     if readme is None:
         print(markdown)
     else:

@@ -23,7 +23,7 @@ TABLE = {
     "scoring": "api engine errors store",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "run": "api engine errors feedback scoring store suite",
-    "cli": "__init__ errors plugins report run scoring.record store suite",
+    "cli": "__init__ errors plugins report run store suite",
 }
 ORDER = tuple(TABLE)
 FINE = {"suite.spec", "scoring.glossary", "scoring.record", "scoring.stats"}  # where a part of a room is meant

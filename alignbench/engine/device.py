@@ -59,6 +59,14 @@ def keep_freed_memory() -> None:
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_back_memory() -> None:
+    """Return what is free to the kernel, so that the next stage's peak is its own and not its predecessor's."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Run a stage under its own seed and give the caller's global state back: generators, dtype, grad mode, folder."""

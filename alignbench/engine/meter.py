@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from alignbench.engine.device import give_back_memory
+
 
 class Meter:
     """Counts while a stage runs. `reading` gives the ledger's entries; each name ends in its unit."""
@@ -32,6 +34,7 @@ class Meter:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
+        give_back_memory()
         with suppress(OSError):  # Linux: forget the process's high-water mark
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -84,7 +84,7 @@ class Judge(RewardSource):
                 with self.base.using(None):
                     logits = next_logits(self.base, prefixes[prefix_number], [rests[i] for i in rows])
                 out[rows] = logits[:, columns].float().log_softmax(-1).cpu()
-                self.tokens_judged += sum(len(rests[i]) for i in rows)
+                self.tokens_judged += len(prefixes[prefix_number]) + sum(len(rests[i]) for i in rows)
         return out
 
 

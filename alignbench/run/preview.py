@@ -17,9 +17,9 @@ from alignbench.suite.plan import Plan
 # Seconds per unit of `size`, SmolLM2-135M with LoRA on the upper half, two cores, float32; replaced by what this store
 # has seen of a kind. A stage's size is what its time grows with: steps, pairs, completions.
 SECONDS_PER_UNIT = {
-    "sft": 1.0, "samples": 0.06, "comparisons": 0.15, "human_comparisons": 0.001, "joined_comparisons": 0.001, "reward_model": 0.1, "train": 1.3,
-    "completions": 0.12, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03, "gold_card": 8.0,
-    "reward_card": 0.06, "score": 0.0005, "gold_pairs": 0.001,
+    "sft": 1.0, "samples": 0.04, "comparisons": 0.06, "human_comparisons": 0.001, "joined_comparisons": 0.001,
+    "reward_model": 0.12, "train": 2.0, "completions": 0.06, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03,
+    "gold_card": 6.0, "reward_card": 0.05, "score": 0.0005,
 }  # fmt: skip
 
 

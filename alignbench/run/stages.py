@@ -30,10 +30,13 @@ def sft(work: LiveWork) -> None:
     else:
         data = work.task.demonstrations()
     config = Training(**_without_seed(work.options))
+    limit = config.max_completion_length or work.task.max_completion_tokens
+    if "data" in work.stage.inputs:  # texts a model wrote within its own limit; a longer one has no end to learn
+        limit = work.task.max_new_tokens
     with work.resident("on") as resident:
         history = fit_supervised(
-            resident, data, config, seed=work.seed, max_new_tokens=work.task.max_completion_tokens, meter=work.meter,
-            progress=work.progress,
+            resident, data, config, seed=work.seed, meter=work.meter, progress=work.progress,
+            max_new_tokens=limit,
         )  # fmt: skip
         resident.save_adapter("sft", work.folder)
     write_rows(work.folder / HISTORY, history)
@@ -60,7 +63,6 @@ def comparisons(work: LiveWork) -> None:
     with ExitStack() as stack:
         source = work.open_source(stack, work.options["source"], work.options["options"])
         wins = [[0.0] * len(row["completions"]) for row in rows]
-        share = [0.5] * len(rows)
         for i, j in combinations(range(len(rows[0]["completions"])), 2):
             prompts = [row["prompt"] for row in rows]
             shares = source.prefer(
@@ -69,20 +71,11 @@ def comparisons(work: LiveWork) -> None:
             for place, p in enumerate(shares.tolist()):
                 wins[place][i] += p
                 wins[place][j] += 1 - p
-                share[place] = max(p, 1 - p)
     kept = []
-    for row, points, agreement in zip(rows, wins, share, strict=True):
+    for row, points in zip(rows, wins, strict=True):
         ranked = [text for _, text in sorted(zip(points, row["completions"], strict=True), key=lambda item: -item[0])]
         if max(points) > min(points) and ranked[0] != ranked[-1]:
-            kept.append(
-                {
-                    "prompt": row["prompt"],
-                    "chosen": ranked[0],
-                    "rejected": ranked[-1],
-                    "ranked": ranked,
-                    "share": agreement,
-                }
-            )
+            kept.append({"prompt": row["prompt"], "chosen": ranked[0], "rejected": ranked[-1], "ranked": ranked})
     work.save_rows(kept)
 
 
@@ -92,7 +85,7 @@ def human_comparisons(work: LiveWork) -> None:
         work.task.human_pairs(work.options["pairs"], work.seed), work.options["pairs"], "comparisons.pairs", "human"
     )
     work.count(labels_human=len(pairs))
-    work.save_rows([{**pair._asdict(), "ranked": [pair.chosen, pair.rejected], "share": 1.0} for pair in pairs])
+    work.save_rows([{**pair._asdict(), "ranked": [pair.chosen, pair.rejected]} for pair in pairs])
 
 
 def joined_comparisons(work: LiveWork) -> None:
@@ -109,10 +102,8 @@ def reward_model(work: LiveWork) -> None:
             resident, config.pooling, work.task.max_completion_tokens, work.seed, layers=config.layers
         )
         history = fit_reward_model(model, rows, config, seed=work.seed, meter=work.meter, progress=work.progress)
-        few = rows[:128]
-        model.calibrate(
-            [row["prompt"] for row in few] * 2, [row[side] for side in ("chosen", "rejected") for row in few]
-        )
+        prompts = [row["prompt"] for row in rows] * 2
+        model.calibrate(prompts, [row[side] for side in ("chosen", "rejected") for row in rows])
         model.save(work.folder)
     write_rows(work.folder / HISTORY, history)
 
@@ -228,7 +219,9 @@ def score(work: LiveWork) -> None:
         metrics["kl_nats_bound"] = decoding.kl_nats_bound()
     card = read_json(work.place(work.stage.inputs["reward_card"]) / "card.json")
     metrics["reward_model_accuracy"] = card["hits"] / card["count"]
-    columns = zip(*((row["completion"], row["tokens"], row["is_ended"]) for row in rows), strict=True)
+    picks = torch.multinomial(weights.double(), 1, generator=torch.Generator().manual_seed(work.seed)).squeeze(1)
+    chosen = [rows[prompt * per_prompt + pick] for prompt, pick in enumerate(picks.tolist())]
+    columns = zip(*((row["completion"], row["tokens"], row["is_ended"]) for row in chosen), strict=True)
     metrics |= evaluate.text_statistics(*columns)._asdict()
     write_json(
         work.folder / "scores.json",

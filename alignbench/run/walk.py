@@ -186,14 +186,12 @@ class Walk:
         )  # fmt: skip
 
     def _cost(self, cell: PlannedCell) -> dict[str, dict[str, float]]:
-        """Marginal: the method's own run. Total: with every stage its policy rests on; scoring is nobody's cost."""
-        train = self.plan.upstream(cell.train)
-        if self.plan.method_decodes(
-            cell
-        ):  # best-of-n pays for its reward model, and for the samples it draws and ranks
-            train |= self.plan.upstream(cell.score.inputs["proxy"])
-        own = [self.plan.key(cell.score.inputs["proxy"] if self.plan.method_decodes(cell) else cell.train)]
-        return {"marginal": self._sum(own), "total": self._sum(list(train))}
+        """Marginal: the row's own stages. Total: with every stage they rest on. Scoring, and the gold reward that
+        stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks."""
+        inputs = cell.score.inputs
+        own = [inputs["completions"], inputs["proxy"]] if self.plan.method_decodes(cell) else [cell.train]
+        total = {key for stage in own for key in self.plan.upstream(stage, without="gold")}
+        return {"marginal": self._sum([self.plan.key(stage) for stage in own]), "total": self._sum(sorted(total))}
 
     def _sum(self, keys: list[str]) -> dict[str, float]:
         costs = [self.store.meta(key)["cost"] for key in keys if key in self._places]

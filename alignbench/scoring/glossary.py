@@ -1,6 +1,6 @@
 """What every number of a record means: its definition, unit and direction, written once and quoted under each table.
 
-p is the policy, q the reference (the start point of the training run), r = q / p on one token.
+p is the policy, q the reference (the supervised start, for every row), r = q / p on one token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _METRICS = (
     ),
     Metric(
         "reward_proxy",
-        "The reward the method trained on, mean over held-out prompts. Each proxy has a scale of its own.",
+        "The reward the row optimised, or the suite's reward model where it optimised none. Each has its own scale.",
         "points of the proxy's scale",
         "higher",
         "Proxy reward",
@@ -88,7 +88,8 @@ _METRICS = (
     ),
     Metric(
         "reward_model_accuracy",
-        "Share of held-out human pairs on which the proxy scores the chosen completion above the rejected; ties half.",
+        "Share of held-out human pairs that the proxy orders as the humans did, ties half. A row that learned from "
+        "pairs without a reward is judged by its implicit reward log p - log q.",
         "share",
         "higher",
         "RM accuracy",
@@ -134,7 +135,8 @@ _METRICS = (
     Metric("tokens_judged", "Tokens read by reward models and judges.", "tokens", "lower", "Tokens judged"),
     Metric(
         "labels_human",
-        "Labels by humans, or by the simulated raters that stand in for them.",
+        "Labels by humans, or by simulated raters in their place: a panel's comparison counts once per rater, a "
+        "pair that comes with the task once.",
         "labels",
         "lower",
         "Human labels",

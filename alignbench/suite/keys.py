@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from typing import Any
 
 import alignbench
 
-FOREIGN = sys.stdlib_module_names | {"pydantic"}  # ancestors whose source is covered by versions
+FOREIGN = sys.stdlib_module_names | {"pydantic", "alignbench"}  # covered by versions and by `harness_source`
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 TENSOR_ROOMS = ("api.py", "engine", "feedback", "tasks", "scoring/evaluate.py", "run/stages.py", "run/work.py")
 
@@ -49,7 +50,9 @@ def environment(
 @lru_cache
 def hardware() -> str:
     """What `auto` depends on, read without torch: the machine's architecture, whether it has a GPU, AMX units."""
-    has_gpu = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd")) or sys.platform == "darwin"
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    has_device = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    has_gpu = (has_device and not is_hidden) or sys.platform == "darwin"
     try:
         has_amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -67,11 +70,16 @@ def harness_source() -> str:
 
 
 def class_source(cls: type) -> str:
-    """Digest of the files that define a plugin class and its ancestors: RLAIF's key changes when PPO's code does."""
-    names = {ancestor.__module__ for ancestor in cls.__mro__}
-    files = {getattr(sys.modules.get(name), "__file__", None) for name in names if name.split(".")[0] not in FOREIGN}
-    return module_source(file for file in files if file is not None)
+    """Digest of the code that defines a plugin class and its ancestors: RLAIF's key changes when PPO's code does."""
+    return module_source({ancestor.__module__ for ancestor in cls.__mro__})
 
 
-def module_source(files: Iterable[str]) -> str:
-    return digest(sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files))
+def module_source(names: Iterable[str]) -> str:
+    """Digest of modules by name: the file of a lone module, every file of the package a module belongs to."""
+    files: set[Path] = set()
+    for root in {name.split(".")[0] for name in names} - FOREIGN:
+        module = sys.modules[root]
+        if module.__file__ is not None:
+            file = Path(module.__file__)
+            files |= set(file.parent.rglob("*.py")) if hasattr(module, "__path__") else {file}
+    return digest(sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))

@@ -6,7 +6,6 @@ hence equal keys, and the thing is computed once.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,11 +151,12 @@ class Plan:
         """Whether the row is a decoding rule rather than a trained policy."""
         return cell.score.options["decoding"] is not None
 
-    def upstream(self, stage: Stage) -> dict[str, Stage]:
-        """Every stage that `stage` rests on, itself included, by key."""
+    def upstream(self, stage: Stage, without: str = "") -> dict[str, Stage]:
+        """Every stage that `stage` rests on, itself included, by key, but for inputs of the name `without`."""
         found = {self.key(stage): stage}
-        for below in stage.inputs.values():
-            found.update(self.upstream(below))
+        for name, below in stage.inputs.items():
+            if name != without:
+                found.update(self.upstream(below, without))
         return found
 
 
@@ -334,7 +334,7 @@ def _key(stage: Stage, key_of: Mapping[int, str], shared: Mapping[str, Any]) -> 
             "kind": stage.kind,
             "options": json.loads(json.dumps(stage.options)),
             "inputs": {name: key_of[id(below)] for name, below in stage.inputs.items()},
-            "run": None if run is None else [run.__qualname__, keys.module_source([inspect.getfile(run)])],
+            "run": None if run is None else [run.__qualname__, keys.module_source([run.__module__])],
             "shared": shared,
         }
     )

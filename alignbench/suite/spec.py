@@ -89,6 +89,7 @@ class Training(OptimizerConfig):
     """The supervised start."""
 
     max_steps: NonNegativeInt = 48  # optimiser steps
+    max_completion_length: PositiveInt | None = None  # tokens; a longer demonstration is cut, and then has no end
 
 
 class Comparisons(Config):
@@ -112,7 +113,7 @@ class RewardModelConfig(OptimizerConfig):
 
     num_train_epochs: PositiveInt = 1
     layers: PositiveInt | None = None  # topmost layers that carry its adapter; None: lora.layers
-    pooling: Literal["mean", "last"] = "mean"  # over the completion's hidden states
+    pooling: Literal["mean", "last"] = "mean"  # over all real tokens, or the last of them
     head_learning_rate: PositiveFloat = 5e-3  # peak, the scalar head alone
     loss: Literal["pairwise", "listwise"] = "pairwise"
     """Listwise needs `samples.per_prompt` > 2; with 2 it equals pairwise."""

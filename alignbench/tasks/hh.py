@@ -118,4 +118,4 @@ class HH(Task):
 
 
 def save_gold_pairs(work: Any) -> None:
-    work.save_rows([pair._asdict() for pair in work.task.splits.gold])
+    work.save_rows([{**p._asdict(), "ranked": [p.chosen, p.rejected]} for p in work.task.splits.gold])

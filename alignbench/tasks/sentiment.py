@@ -5,12 +5,12 @@ reward is known. Here it is a *rater model*, a ridge regression from the frozen 
 of about 17 human ratings a sentence (Hutto & Gilbert, ICWSM 2014; 10,605 sentences, -4 to 4). Its own validity on
 held-out ratings is printed with every table.
 
-What the gold and a fitted reward model (the proxy) share: the base model's weights below them, the corpus, and, through
-the panel, the gold's mean as the centre of the simulated raters. What they do not: the gold is linear in frozen
-mid-layer features of the *base* model, is fitted to single numbers on whole human sentences, and sees no sample of any
-policy; the proxy is a LoRA adapter and head on the *start point*, is fitted to noisy pairwise votes on the start
-point's samples, and never sees a rating. No prompt is in two of the train, label and eval sets, and none opens a
-sentence the gold was fitted to.
+What the gold and a fitted reward model (the proxy) share: the base model's weights below them, the corpus, and its
+raters. The panel's votes are centred on the gold's own mean, and the real human pairs order sentences the gold was
+fitted to; both feed PPO's reward model and DPO alike, and neither RLAIF's judge nor Constitutional AI's. What they do
+not share: the gold is linear in frozen mid-layer features of the *base* model, is fitted to single numbers, and sees
+no sample of any policy; the proxy is a LoRA adapter and head on the *start point*, and is fitted to orderings. No
+prompt is in two of the train, label and eval sets, and none opens a sentence the gold was fitted to.
 """
 
 from __future__ import annotations

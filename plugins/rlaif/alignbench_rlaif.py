@@ -1,7 +1,7 @@
 """RLAIF: the same PPO, with a language model in the humans' place (Lee et al. 2023, arXiv:2309.00267).
 
-The row differs from `ppo` in one thing: who labels the start point's samples. With `direct: true` no reward model is
-fitted and the judge's own score is the reward (d-RLAIF, section 2.3).
+The row differs from `ppo` in who labels: a judge alone, and the start point's samples alone. With `direct: true` no
+reward model is fitted and the judge's own score is the reward (d-RLAIF, section 2.3).
 """
 
 from __future__ import annotations
