@@ -101,7 +101,8 @@ def test_tokens_read_are_counted(judge):
     made = judge("llama")
     made.score(P, A)
     codec = made.base.codec
-    assert made.tokens_judged == sum(len(codec.plain(f"{p}{a}\nSentiment:")) for p, a in zip(P, A, strict=True))
+    rests = sum(len(codec.plain(f"{p}{a}\nSentiment:")) for p, a in zip(P, A, strict=True))
+    assert made.tokens_judged == rests + len(codec.prompt(f"{made.guidelines[0]}\n\n{made.rubric.subject}: "))
 
 
 def test_labels_that_begin_alike_are_refused(judge):
