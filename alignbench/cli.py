@@ -29,7 +29,7 @@ app = typer.Typer(
     help="Compare alignment methods for language models.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width of its own
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
 PluginModules = Annotated[
