@@ -114,10 +114,8 @@ def test_a_prompt_beyond_the_models_window_is_one_line_and_no_results(alignbench
 def test_a_missing_table_names_the_file_that_a_run_writes(alignbench) -> None:
     said = alignbench("table", "nothing")
     assert (said.code, said.out) == (2, "")
-    assert said.err == (
-        "alignbench: results/nothing/records.jsonl cannot be read: No such file or directory; give the "
-        "records.jsonl that a run has written\n"
-    )
+    said_once = "alignbench: results/nothing/table.md: no such table; run `alignbench run nothing` first\n"
+    assert said.err == said_once
 
 
 def test_a_bug_keeps_its_traceback(alignbench, suite_file, tmp_path: Path) -> None:
