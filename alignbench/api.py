@@ -210,7 +210,9 @@ class Trial(ABC):
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     prompts: Dataset  # column `prompt`
-    preferences: Dataset | None  # columns `prompt`, `chosen`, `rejected`; TRL's explicit-prompt format
+    # columns `prompt`, `chosen`, `rejected`, TRL's explicit-prompt format; and `chosen_ended`, `rejected_ended`: False
+    # where the text is a sample cut at its limit, so that no end of sequence follows it
+    preferences: Dataset | None
     budget: Budget
     rng: random.Random  # the run's own; the global generators are left alone
     workdir: Path  # the only place for files
@@ -264,9 +266,10 @@ class Trial(ABC):
         """Train `module` beside the adapter; it is moved to the trial's device. Call it before the first step."""
 
     @abstractmethod
-    def step(self, loss: Tensor, **metrics: float | Tensor) -> None:
-        """Backward; at each full accumulation clip, step, schedule and tick the budget. A loss that is not finite ends
-        the run with an error that names the metrics."""
+    def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
+        """Backward; at each full accumulation clip, step, schedule and tick the budget. `loss` is a mean over `count`
+        items (pairs, tokens): a step over several passes takes the mean over all their items. A loss that is not finite
+        ends the run with an error that names the metrics."""
 
     @abstractmethod
     def log(self, **metrics: float | Tensor) -> None:
@@ -300,6 +303,15 @@ class AlignmentMethod(ABC):
 
     def decoding(self, config: Any) -> Decoding | None:
         """How completions are chosen at test time. None: one plain sample."""
+        return None
+
+    def beta(self, config: Any) -> float | None:
+        """Reward points per nat if training maximises E[r] - beta KL(policy || reference), whose optimum is known in
+        closed form; None for any other objective."""
+        return None
+
+    def loss_at_start(self, config: Any) -> float | None:
+        """The first loss, where policy and reference are one, if it is the same on any data; None if not."""
         return None
 
 

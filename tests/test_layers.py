@@ -17,7 +17,7 @@ TABLE = {
     "plugins": "api errors hookspecs",
     "store": "errors",
     "suite": "__init__ api errors plugins store",
-    "engine": "api errors suite.spec",
+    "engine": "api errors suite.machine suite.spec",
     "feedback": "api engine errors hookspecs suite.spec",
     "tasks": "api engine errors feedback hookspecs store",
     "scoring": "api engine errors store",
@@ -26,7 +26,13 @@ TABLE = {
     "cli": "__init__ errors plugins report run store suite",
 }
 ORDER = tuple(TABLE)
-FINE = {"suite.spec", "scoring.glossary", "scoring.record", "scoring.stats"}  # where a part of a room is meant
+FINE = {
+    "suite.machine",
+    "suite.spec",
+    "scoring.glossary",
+    "scoring.record",
+    "scoring.stats",
+}  # where a part of a room is meant
 PLUGINS = {"alignbench_baselines": "", "alignbench_constitutional": "alignbench_ppo", "alignbench_dpo": "",
            "alignbench_ppo": "", "alignbench_rlaif": "alignbench_ppo"}  # fmt: skip
 

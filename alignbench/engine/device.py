@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from alignbench.errors import UserError
+from alignbench.suite.machine import has_fast_bfloat16
 
 # mallopt(3) parameters of the GNU C library
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -33,17 +34,12 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where matrix units make it faster (GPUs, CPUs with AMX), else float32.
-
-    AVX512-BF16 without AMX does not count: on a 2-core Xeon of that kind a (992 x 576) @ (576 x 1536) product runs at
-    190 GFLOP/s in bfloat16 and 320 in float32, and a LoRA training step at half the speed.
-    """
+    """`auto` is bfloat16 where it is the faster one (GPUs, some CPUs), else float32."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    has_amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_amx else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and has_fast_bfloat16() else torch.float32
 
 
 def keep_freed_memory() -> None:

@@ -21,7 +21,7 @@ class Optimizer:
         self.config = config
         self.steps = 0
         self.trained: list[nn.Parameter] = [p for parameters, _ in groups for p in parameters]
-        self._pending = 0
+        self._pending, self._items = 0, 0.0  # passes and items since the last step
         self._masters = {p: p.detach().float().clone() for p in self.trained if p.dtype != torch.float32}
         self._adamw = torch.optim.AdamW(
             [{"params": [self._masters.get(p, p) for p in parameters], "lr": rate} for parameters, rate in groups],
@@ -34,18 +34,26 @@ class Optimizer:
         """Add a loss's gradient; the step divides nothing."""
         loss.backward()
 
-    def accumulate(self, loss: Tensor) -> bool:
-        """Backward for a mean over equally many items; True when the step was taken."""
-        self.backward(loss / self.config.gradient_accumulation_steps)
-        self._pending += 1
+    def accumulate(self, loss: Tensor, count: float) -> bool:
+        """Backward for a mean over `count` items; True when the step was taken, on the mean over the items of all its
+        passes. A mean of the passes' means would weigh an item by its pass."""
+        if self.config.gradient_accumulation_steps == 1:
+            self.backward(loss)
+            self.step()
+            return True
+        self.backward(loss * count)
+        self._pending, self._items = self._pending + 1, self._items + count
         if self._pending < self.config.gradient_accumulation_steps:
             return False
+        for p in self.trained:
+            if p.grad is not None:
+                p.grad /= self._items
         self.step()
         return True
 
     def step(self) -> float:
         """Clip, step, schedule. Returns the gradient's norm before clipping."""
-        self._pending = 0
+        self._pending, self._items = 0, 0.0
         for weight, master in self._masters.items():
             master.grad = None if weight.grad is None else weight.grad.float()
         stepped = [self._masters.get(p, p) for p in self.trained]

@@ -44,10 +44,18 @@ class Codec:
         assert isinstance(text, str)  # a list only for a batch of rows
         return text
 
-    def encode(self, prompts: Sequence[str], completions: Sequence[str], *, max_new_tokens: int) -> TokenBatch:
-        """Prompt + completion + EOS, right-padded. A completion is cut at `max_new_tokens`, and then has no EOS."""
+    def encode(
+        self, prompts: Sequence[str], completions: Sequence[str], *, max_new_tokens: int,
+        is_ended: Sequence[bool] | None = None,
+    ) -> TokenBatch:  # fmt: skip
+        """Prompt + completion + EOS, right-padded. A completion is cut at `max_new_tokens`, and then has no EOS; nor
+        has one that is not `is_ended`, which was cut where it was sampled."""
         heads = [self.fitting(p, max_new_tokens) for p in prompts]
-        tails = [self.completion(c)[:max_new_tokens] for c in completions]
+        ends = [True] * len(heads) if is_ended is None else is_ended
+        tails = [
+            (self.completion(c) if end or not c else self.plain(c))[:max_new_tokens]
+            for c, end in zip(completions, ends, strict=True)
+        ]
         return self.pack(heads, tails)
 
     def fitting(self, prompt: str, room: int) -> list[int]:

@@ -30,6 +30,7 @@ from alignbench.errors import UserError
 
 POLICY = "policy"
 SAMPLING_ROWS = 128
+PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
 
 
 def sample_texts(
@@ -86,7 +87,11 @@ class LiveTrial(Trial):
         self.tokenizer = resident.codec.tokenizer
         self.device = resident.device
         self.prompts = Dataset.from_dict({"prompt": list(prompts)})
-        self.preferences = None if preferences is None else Dataset.from_list(list(preferences))
+        self.preferences = (
+            None
+            if preferences is None
+            else Dataset.from_list([{name: row.get(name) for name in PREFERENCE_COLUMNS} for row in preferences])
+        )
         self.budget = Budget(max_steps)
         self.rng = random.Random(seed)
         self.workdir = workdir
@@ -97,10 +102,16 @@ class LiveTrial(Trial):
         if self.preferences is None:
             raise UserError("the method asked for preferences; add 'preferences' to its `needs` or to its recipe")
         for rows in self._shuffled(len(self.preferences), self._config.per_device_train_batch_size):
-            picked = self.preferences[rows]
-            yield PreferenceBatch(
-                rows, self.encode(picked["prompt"], picked["chosen"]), self.encode(picked["prompt"], picked["rejected"])
-            )
+            yield PreferenceBatch(rows, self._side(rows, "chosen"), self._side(rows, "rejected"))
+
+    def _side(self, rows: list[int], side: str) -> TokenBatch:
+        assert self.preferences is not None
+        picked = self.preferences[rows]
+        # None: a text of the task's, not a sample that ended or was cut
+        is_ended = [end is not False for end in picked.get(f"{side}_ended", [None] * len(rows))]
+        return self._resident.codec.encode(
+            picked["prompt"], picked[side], max_new_tokens=self._max_completion_tokens, is_ended=is_ended
+        )
 
     def prompt_batches(self, size: int) -> Iterator[list[str]]:
         for rows in self._shuffled(len(self.prompts), size):
@@ -174,7 +185,7 @@ class LiveTrial(Trial):
         self._extra += list(module.parameters())
         return module
 
-    def step(self, loss: Tensor, **metrics: float | Tensor) -> None:
+    def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
         if self.budget.is_spent:
             raise RuntimeError(
                 f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
@@ -184,7 +195,7 @@ class LiveTrial(Trial):
             self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
         self.log(loss=loss, **metrics)
         checked(loss, self.history[-1])
-        if self._optimizer.accumulate(loss):
+        if self._optimizer.accumulate(loss, count):
             self.budget.used += 1
             self._progress(self.budget.used, self.budget.max_steps)
 

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from alignbench.api import Decoding, Demonstration, RewardSource
+from alignbench.api import AlignmentMethod, Decoding, Demonstration, MethodConfig, RewardSource
+from alignbench.engine.resident import Resident
 from alignbench.engine.supervised import fit_supervised
 from alignbench.engine.trial import POLICY, LiveTrial, sample_texts
 from alignbench.errors import UserError
@@ -53,8 +54,14 @@ def samples(work: LiveWork) -> None:
             work.task.max_new_tokens,
             work.options["temperature"],
         )
-    answers = [rollout.completions[i : i + per_prompt] for i in range(0, len(rollout.completions), per_prompt)]
-    work.save_rows([{"prompt": p, "completions": c} for p, c in zip(prompts, answers, strict=True)])
+    groups = [slice(i, i + per_prompt) for i in range(0, len(rollout.completions), per_prompt)]
+    is_ended = rollout.is_ended.tolist()
+    work.save_rows(
+        [
+            {"prompt": prompt, "completions": rollout.completions[group], "is_ended": is_ended[group]}
+            for prompt, group in zip(prompts, groups, strict=True)
+        ]
+    )
 
 
 def comparisons(work: LiveWork) -> None:
@@ -73,9 +80,13 @@ def comparisons(work: LiveWork) -> None:
                 wins[place][j] += 1 - p
     kept = []
     for row, points in zip(rows, wins, strict=True):
-        ranked = [text for _, text in sorted(zip(points, row["completions"], strict=True), key=lambda item: -item[0])]
+        order = sorted(range(len(points)), key=lambda i: -points[i])
+        ranked = [row["completions"][i] for i in order]
         if max(points) > min(points) and ranked[0] != ranked[-1]:
-            kept.append({"prompt": row["prompt"], "chosen": ranked[0], "rejected": ranked[-1], "ranked": ranked})
+            ended = {"chosen_ended": row["is_ended"][order[0]], "rejected_ended": row["is_ended"][order[-1]]}
+            kept.append(
+                {"prompt": row["prompt"], "chosen": ranked[0], "rejected": ranked[-1], "ranked": ranked, **ended}
+            )
     work.save_rows(kept)
 
 
@@ -110,29 +121,44 @@ def reward_model(work: LiveWork) -> None:
 
 def train(work: LiveWork) -> None:
     """One method's run. The only stage in which a method's own code trains."""
-    o = work.options
-    if o["method"] is None:
+    if work.options["method"] is None:
         write_json(work.folder / "policy.json", {"is_start": True})
         return
+    with ExitStack() as stack:
+        run = open_trial(work, stack)
+        run.method.train(run.trial, run.config)
+        run.resident.save_adapter(POLICY, work.folder)
+    write_rows(work.folder / HISTORY, run.trial.history)
+    write_json(work.folder / "policy.json", {"is_start": False, "steps": run.trial.budget.used})
+
+
+class OpenTrial(NamedTuple):
+    """A method at its start."""
+
+    trial: LiveTrial
+    method: AlignmentMethod
+    config: MethodConfig
+    resident: Resident
+
+
+def open_trial(work: LiveWork, stack: ExitStack) -> OpenTrial:
+    """All that a `train` stage puts before its method; what it holds is let go with the stack."""
+    o = work.options
     plugin = work.plan.catalog.method(o["method"])
     config = plugin.cls.Config(**o["config"])
     scratch = work.folder / "workdir"
     scratch.mkdir()
-    with ExitStack() as stack:
-        has_reward = "reward" in work.stage.inputs or o["reward"] is not None
-        reward = _open_reward(work, stack, "reward") if has_reward else None
-        resident = stack.enter_context(work.resident("start"))
-        trial = LiveTrial(
-            resident, config, seed=work.seed, max_steps=o["max_steps"], max_new_tokens=work.task.max_new_tokens,
-            max_completion_tokens=work.task.max_completion_tokens,
-            prompts=work.task.prompts("train"), meter=work.meter, workdir=scratch, reward=reward,
-            progress=work.progress,
-            preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
-        )  # fmt: skip
-        plugin.cls().train(trial, config)
-        resident.save_adapter(POLICY, work.folder)
-    write_rows(work.folder / HISTORY, trial.history)
-    write_json(work.folder / "policy.json", {"is_start": False, "steps": trial.budget.used})
+    has_reward = "reward" in work.stage.inputs or o["reward"] is not None
+    reward = _open_reward(work, stack, "reward") if has_reward else None
+    resident = stack.enter_context(work.resident("start"))
+    trial = LiveTrial(
+        resident, config, seed=work.seed, max_steps=o["max_steps"], max_new_tokens=work.task.max_new_tokens,
+        max_completion_tokens=work.task.max_completion_tokens,
+        prompts=work.task.prompts("train"), meter=work.meter, workdir=scratch, reward=reward,
+        progress=work.progress,
+        preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
+    )  # fmt: skip
+    return OpenTrial(trial, plugin.cls(), config, resident)
 
 
 def completions(work: LiveWork) -> None:

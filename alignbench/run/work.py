@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,12 @@ from alignbench.suite.plan import Plan
 ROWS = "rows.jsonl"
 
 
+def stage_seed(kind: str, seed: int) -> int:
+    """A seed for each kind of stage, lest the adapters of a supervised start and of its policy begin with the same
+    numbers. Stages of one kind share theirs: rows are compared on the same draws."""
+    return int.from_bytes(hashlib.sha256(f"{kind} {seed}".encode()).digest()[:4])
+
+
 class LiveWork(Work):
     """One stage at work in `folder`, with its finished inputs."""
 
@@ -38,7 +45,7 @@ class LiveWork(Work):
         self.options: Mapping[str, Any] = stage.options
         self.folder = folder
         self.task = plan.task
-        self.seed = int(stage.options.get("seed", plan.suite.data_seed))
+        self.seed = stage_seed(stage.kind, int(stage.options.get("seed", plan.suite.data_seed)))
         self.engine = engine
         self.place = place
         self.meter = Meter(engine.device)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import platform
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import alignbench
+from alignbench.suite.machine import hardware
 
 FOREIGN = sys.stdlib_module_names | {"pydantic", "alignbench"}  # covered by versions and by `harness_source`
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
@@ -45,19 +44,6 @@ def environment(
         "code": harness_source(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-
-
-@lru_cache
-def hardware() -> str:
-    """What `auto` depends on, read without torch: the machine's architecture, whether it has a GPU, AMX units."""
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    has_device = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
-    has_gpu = (has_device and not is_hidden) or sys.platform == "darwin"
-    try:
-        has_amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        has_amx = False
-    return f"{platform.machine()}{' gpu' if has_gpu else ''}{' amx' if has_amx else ''}"
 
 
 @lru_cache

@@ -7,6 +7,7 @@ robust is Chowdhury et al. 2024 (arXiv:2403.00409) eq. 9, which undoes a known r
 
 from __future__ import annotations
 
+from math import log
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -37,13 +38,20 @@ class DPO(AlignmentMethod):
                 raise ValueError("loss_type ipo reads no label_smoothing; remove it, or use sigmoid or robust")
             return self
 
+    def beta(self, config: Config) -> float | None:
+        return config.beta if config.loss_type == "sigmoid" and not config.label_smoothing else None
+
+    def loss_at_start(self, config: Config) -> float:
+        """Margins are zero there: log 2 under the two logistic losses, (1 / (2 beta))^2 under IPO's square."""
+        return 1 / (2 * config.beta) ** 2 if config.loss_type == "ipo" else log(2)
+
     def train(self, trial: Trial, config: Config) -> None:
         for pair in trial.preference_batches():  # ends when the budget is spent
             gap = trial.logprob_gap(pair, mean=config.loss_type == "ipo")  # (B,) nats
             reference_gap = trial.reference_gap(pair, mean=config.loss_type == "ipo")  # (B,) computed once, cached
             margin = gap - reference_gap
             loss = dpo_loss(margin, config.beta, config.loss_type, config.label_smoothing)
-            trial.step(loss, margin_nats=margin.mean(), accuracy=(margin > 0).float().mean())
+            trial.step(loss, count=len(margin), margin_nats=margin.mean(), accuracy=(margin > 0).float().mean())
 
 
 def dpo_loss(margin: Tensor, beta: float, loss_type: LossType = "sigmoid", label_smoothing: float = 0.0) -> Tensor:

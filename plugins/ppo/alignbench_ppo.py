@@ -48,6 +48,11 @@ class PPO(AlignmentMethod):
         whiten_rewards: bool = False  # scale the rewards before the advantages, keeping their mean
         missing_eos_penalty: NonNegativeFloat | None = None  # taken off the score of an episode that did not end itself
 
+    def beta(self, config: Config) -> float | None:
+        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty, a discount."""
+        is_plain = config.kl_controller == "fixed" and not (config.ent_coef or config.missing_eos_penalty)
+        return config.kl_coef if is_plain and config.gamma == 1 and not config.whiten_rewards else None
+
     def train(self, trial: Trial, config: Config) -> None:
         from torch import nn
 
@@ -121,7 +126,7 @@ def optimise(trial: Trial, episodes: Episodes, value_head: Any, config: PPO.Conf
             )
             entropy = mean_over(new.entropies, mask)
             trial.step(
-                policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy,
+                policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, count=int(mask.sum()),
                 policy_loss=policy_loss, value_loss=value_loss, entropy_nats=entropy,
                 clip_fraction=mean_over(((ratio - 1).abs() > config.cliprange).float(), mask),
             )  # fmt: skip

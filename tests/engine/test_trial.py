@@ -207,6 +207,38 @@ def test_four_batches_of_one_step_as_one_batch_of_four(trial, shake):
     assert difference.mean() < 1e-6
 
 
+def test_a_token_means_passes_weigh_by_their_tokens(trial, shake):
+    """Responses of very different lengths, so that a mean of the passes' means is another number."""
+    after = []
+    for size, passes in ((4, 1), (1, 4)):
+        made = trial("llama", gradient_accumulation_steps=passes, max_steps=1)
+        shake(p for n, p in made.policy.named_parameters() if "lora_" in n)
+        for first in range(0, 4, size):
+            part = slice(first, first + size)
+            texts = [" the film is a good one", "", " bad", " a plot"][part]
+            tokens = made.encode(["the film", "a", "one", ""][part], texts)
+            count = int(tokens.is_response.sum())
+            made.step(made.logprobs(tokens).sum() / count, count=count)
+        after.append(weights(made))
+    assert (after[0] - after[1]).abs().mean() < 1e-6
+
+
+def test_no_end_of_sequence_follows_a_sample_that_was_cut(trial):
+    rows = [
+        {"prompt": "a", "chosen": " good", "rejected": " bad", "chosen_ended": False, "rejected_ended": True},
+        {"prompt": "a", "chosen": " plot", "rejected": " one"},  # a text of the task's
+    ]
+    made = trial("llama", pairs=rows)
+    eos = made.tokenizer.eos_token_id
+    batch = next(made.preference_batches())
+    ends = {
+        (row, name): side.ids[i][side.is_token[i]][-1] == eos
+        for name, side in (("chosen", batch.chosen), ("rejected", batch.rejected))
+        for i, row in enumerate(batch.rows)
+    }
+    assert ends == {(0, "chosen"): False, (0, "rejected"): True, (1, "chosen"): True, (1, "rejected"): True}
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_metrics(trial):
     made = trial("llama")
     loss = made.logprobs(everything(made)).sum() * float("nan")
