@@ -6,6 +6,7 @@ The log-probability a trainer gives a sampled token is then the sampler's own, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ COLUMNS = 256  # the vocabulary is searched in two steps: which block of columns
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """(B, V) logits, (B,) uniform in [0, 1) -> (B,) ids by inverse CDF: exact, and 8 times a multinomial's speed."""
-    weights = torch.softmax(logits.float() / temperature, dim=-1)
+    scaled = logits if temperature == 1.0 else logits.float() / temperature
+    weights = torch.softmax(scaled, dim=-1, dtype=torch.float32)
     rows, vocabulary = weights.shape
     blocks = torch.nn.functional.pad(weights, (0, -vocabulary % COLUMNS)).view(rows, -1, COLUMNS)
     edges = blocks.sum(-1).cumsum(-1)  # (B, V / COLUMNS)
@@ -58,11 +60,11 @@ def sample(
     is_live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     cache, place = DynamicCache(config=resident.base.config), positions(is_token)
     for step in range(max_new_tokens):
-        logits = resident.base(
-            input_ids=ids, attention_mask=is_token.long(), position_ids=place, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
-        token = draw(logits, uniforms[rows, step], temperature)
+        inputs = {
+            "input_ids": ids, "attention_mask": is_token.long(), "position_ids": place, "past_key_values": cache,
+            "use_cache": True,
+        }  # fmt: skip
+        token = draw(last_logits(resident, inputs), uniforms[rows, step], temperature)
         out[rows[is_live], step] = token[is_live]
         is_live = is_live & (token != codec.eos)
         live = int(is_live.sum())
@@ -77,6 +79,14 @@ def sample(
         is_token = torch.cat([is_token, torch.ones_like(ids, dtype=torch.bool)], dim=1)
     answers = out.tolist()
     return [a[: a.index(codec.eos) + 1] if codec.eos in a else a for a in answers]
+
+
+def last_logits(resident: Resident, inputs: dict[str, Any]) -> Tensor:
+    """(B, V) logits of the last column. The head reads a copy: given a slice, a product in bfloat16 on the CPU becomes
+    one per row, each with a copy of the whole vocabulary matrix."""
+    if resident.has_plain_head:
+        return resident.head(resident.base.base_model(**inputs).last_hidden_state[:, -1].contiguous())
+    return resident.base(**inputs, logits_to_keep=1).logits[:, -1]
 
 
 @torch.no_grad()
