@@ -1,8 +1,8 @@
 """Writes ppo.json: what TRL 1.12's PPO trainer computes, the last release that has one, for tests/peers/test_ppo.py.
 
-TRL's advantages and losses are lines inside `PPOTrainer.train`, so the trainer itself runs, on a Llama of random weights
-with a dozen words, and a hook where it calls `accelerator.backward` reads the tensors of its frame. No formula is
-written here. Rollouts are ragged: some rows end with the end-of-sequence token, some fill the response length. The
+TRL's advantages and losses are lines inside `PPOTrainer.train`, so the trainer itself runs, on a Llama of random
+weights with a dozen words, and a hook where it calls `accelerator.backward` reads the tensors of its frame. No formula
+is written here. Rollouts are ragged: some rows end with the end-of-sequence token, some fill the response length. The
 learning rate is high, so that in the second epoch ratios and values leave their clipping ranges.
 
 It needs an environment of its own, because TRL 1.12 and 1.16 exclude each other:
@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -62,7 +63,8 @@ def model(kind: type, seed: int) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=32, initializer_range=0.5, pad_token_id=0, eos_token_id=1, bos_token_id=None, num_labels=1,
+        max_position_embeddings=32, initializer_range=0.5, num_labels=1,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
     )  # fmt: skip
     made = kind(config)
     if kind is LlamaForCausalLM:  # as TRL tells padding by its id, a response must not contain it
@@ -75,9 +77,9 @@ def run(folder: str, options: dict[str, Any]) -> dict[str, Any]:
     words = tokenizer()
     config = PPOConfig(
         output_dir=folder, report_to=[], num_sample_generations=0, response_length=TOKENS, stop_token="eos",
-        total_episodes=EPISODES, per_device_train_batch_size=EPISODES, num_mini_batches=1, num_ppo_epochs=2, kl_coef=0.2,
-        learning_rate=0.02, save_strategy="no", bf16=False, gradient_checkpointing=False, use_cpu=True, seed=3,
-        **{"temperature": 1.0, **options},
+        total_episodes=EPISODES, per_device_train_batch_size=EPISODES, num_mini_batches=1, num_ppo_epochs=2,
+        kl_coef=0.2, learning_rate=0.02, save_strategy="no", bf16=False, gradient_checkpointing=False, use_cpu=True,
+        seed=3, **{"temperature": 1.0, **options},
     )  # fmt: skip
     trainer = PPOTrainer(
         config, words, model(LlamaForCausalLM, 1), model(LlamaForCausalLM, 2), model(LlamaForSequenceClassification, 3),
@@ -97,6 +99,7 @@ def run(folder: str, options: dict[str, Any]) -> dict[str, Any]:
     logged: dict[str, float] = {}
     trainer.accelerator.backward = watched
     trainer.log = lambda metrics, *_: logged.update(metrics)
+    np.random.seed(0)  # TRL shuffles its minibatches by the global generator, which it leaves unseeded
     trainer.train()
     first, last = frames[0], frames[-1]
     names = (
@@ -142,6 +145,7 @@ def plain(tensor: Tensor) -> Any:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # the order of sums, and so the last digits, must not depend on the machine's cores
     with tempfile.TemporaryDirectory() as folder:
         golden = {
             "made_by": {name: version(name) for name in ("trl", "transformers", "torch")},

@@ -7,8 +7,9 @@ What TRL adds or does otherwise:
   prompt opens with BOS, or with EOS where there is none; TRL is given the same opening as text.
 - It encodes prompt and completion as one text. Where tokens merge across the border it leaves the end of the prompt out
   of the sequence, with a warning; we encode the two apart. The texts here part at a space, where both agree.
-- Its `label_smoothing` is not read by the sigmoid loss any more. Its `aot` loss sorts the margins of a batch and is else
+- Its sigmoid loss does not read `label_smoothing` any more. Its `aot` loss sorts the margins of a batch and is else
   conservative DPO, so with one pair a batch it is our sigmoid with label_smoothing.
+- Its IPO divides each side by its own number of completion tokens, EOS included, as ours does.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def test_on_texts_ids_masks_loss_and_gradients_are_trls(
         losses.append(theirs.compute_loss(theirs.model, batch))
         (losses[-1] / len(batches)).backward()
     DPO().train(trial, config)
-    assert trial.history[0]["loss"] == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
+    assert trial.history[0]["loss"] == pytest.approx(float(torch.stack(losses).detach().mean()), abs=1e-5)
     ours = lora_weights(trial.policy, POLICY)
     for key, parameter in twin.items():
         torch.testing.assert_close(ours[key].grad, parameter.grad, **close)
@@ -127,3 +128,16 @@ def test_on_texts_ids_masks_loss_and_gradients_are_trls(
         assert torch.equal(tokens.ids, batch["input_ids"])
         assert torch.equal(tokens.is_token, batch["attention_mask"].bool())
         assert torch.equal(tokens.is_response, batch["completion_mask"].bool())
+
+
+def test_where_tokens_merge_across_the_border_trl_leaves_the_end_of_the_prompt_out(
+    trainer: Callable, resident: Callable
+) -> None:
+    """' fil' + 'm' is one token when encoded as one text: TRL trains on a prompt that no rollout opens with."""
+    codec = resident("llama").codec
+    (row,) = trainer("llama", [{"prompt": "<s>the fil", "chosen": "m", "rejected": "ms"}], "sigmoid").train_dataset
+    tokens = codec.encode(["the fil"], ["m"], max_new_tokens=8)
+    assert codec.text(row["prompt_ids"]) == "the"
+    assert codec.text(row["chosen_ids"]) == " film"
+    assert codec.text(tokens.ids[~tokens.is_response].tolist()) == "the fil"
+    assert codec.text(tokens.ids[tokens.is_response].tolist()) == "m"
