@@ -141,3 +141,12 @@ def test_where_tokens_merge_across_the_border_trl_leaves_the_end_of_the_prompt_o
     assert codec.text(row["chosen_ids"]) == " film"
     assert codec.text(tokens.ids[~tokens.is_response].tolist()) == "the fil"
     assert codec.text(tokens.ids[tokens.is_response].tolist()) == "m"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_trls_first_loss_is_the_one_our_method_declares(trainer: Callable, loss: str) -> None:
+    theirs = trainer("llama", [{"prompt": "a", "chosen": " good plot", "rejected": " bad"}], loss)
+    (batch,) = theirs.get_train_dataloader()
+    with torch.no_grad():
+        first = float(theirs.compute_loss(theirs.model, batch))
+    assert DPO().loss_at_start(DPO.Config(beta=BETA, **LOSSES[loss][0])) == pytest.approx(first, abs=1e-5)
