@@ -66,6 +66,11 @@ def spread(values: Tensor, is_response: Tensor) -> Tensor:
     return values.new_zeros(is_response.shape).masked_scatter(is_response, values)
 
 
+def is_before(is_response: Tensor) -> Tensor:
+    """(B, T) True one place to the left of each response token: where it was predicted."""
+    return torch.nn.functional.pad(is_response[:, 1:], (0, 1))
+
+
 def before(hidden: Tensor, is_response: Tensor) -> Tensor:
     """(B, T, H) -> (N, H): the states from which the response tokens were predicted, one place to their left."""
     return hidden[:, :-1][is_response[:, 1:]]

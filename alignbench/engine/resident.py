@@ -21,9 +21,17 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench.api import TokenBatch
 from alignbench.engine.device import keep_freed_memory
-from alignbench.engine.frozen import FrozenStates
-from alignbench.engine.logprobs import ROWS_PER_BLOCK, before, logprobs_and_entropies, spread, token_logprobs
+from alignbench.engine.logprobs import (
+    ROWS_PER_BLOCK,
+    before,
+    is_before,
+    logprobs_and_entropies,
+    spread,
+    token_logprobs,
+)
+from alignbench.engine.lora import quicken
 from alignbench.engine.tokens import Codec
+from alignbench.engine.trunk import Trunk, blocks, positions
 from alignbench.errors import UserError
 from alignbench.suite.spec import Lora
 
@@ -57,13 +65,10 @@ class Resident:
             assert self._peft is not None
             self.base = self._peft.merge_and_unload().requires_grad_(False)
             self._peft = None
-        self.hidden_size: int = self.base.get_input_embeddings().weight.shape[1]
-        self._blocks = blocks(self.base)
-        self._stack = _home(self.base, self._blocks)
-        self._frozen = FrozenStates()
-        self.shares_frozen_blocks = False  # the two probes below run the whole model
+        self.trunk = Trunk(self.base)
+        self.hidden_size = self.trunk.hidden_size
         self.has_plain_head = self._head_is_last_step()
-        self.shares_frozen_blocks = self._adapted_layers() < len(self._blocks) and self._upper_blocks_take_states()
+        self.trunk.try_sharing_frozen_blocks(self._adapted_layers())
 
     # ------------------------------------------------------------------------------------------------------ adapters
 
@@ -93,6 +98,7 @@ class Resident:
                 self._peft = get_peft_model(self.base, config, adapter_name=name, autocast_adapter_dtype=False)
             else:
                 self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
+        quicken(self._peft)
         self._peft.eval()
         return self.activate(name)
 
@@ -122,7 +128,7 @@ class Resident:
             self.base.requires_grad_(False)
             self._peft, self._is_off = None, False
         self.base.eval()  # a run that failed while it trained leaves dropout on
-        self._frozen = FrozenStates()  # their last bits depend on the batches seen: each stage begins with none
+        self.trunk.forget()
 
     def activate(self, name: str) -> list[nn.Parameter]:
         """Make `name` the adapter every pass goes through, and the only one with gradients."""
@@ -167,85 +173,34 @@ class Resident:
     # -------------------------------------------------------------------------------------------------------- passes
 
     def hidden(self, batch: TokenBatch) -> Tensor:
-        """(B, T, H) final hidden states under the active adapter. Positions count real tokens only.
-
-        Blocks below the adapters give the same states to policy, reference and reward model, so each sequence passes
-        them once and its states are kept; switched off where weights below may be in training mode (dropout).
-        """
-        if not self.shares_frozen_blocks or self.base.training:
-            return self._run(input_ids=batch.ids, batch=batch)
-        layers = self._adapted_layers()
-        if layers == len(self._blocks):
-            return self._run(input_ids=batch.ids, batch=batch)
-        below = self._frozen_states(batch, len(self._blocks) - layers - 1)
-        setattr(*self._stack, nn.ModuleList(self._blocks[-layers:]))
-        try:
-            return self._run(inputs_embeds=below, batch=batch)
-        finally:
-            setattr(*self._stack, self._blocks)
-
-    def _run(self, batch: TokenBatch, **inputs: Tensor) -> Tensor:
-        return self.base.base_model(
-            **inputs, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token), use_cache=False
-        ).last_hidden_state
+        """(B, T, H) final hidden states under the active adapter; what stands on padding means nothing."""
+        return self.trunk.states(batch, self._adapted_layers()).padded()
 
     def _adapted_layers(self) -> int:
         """How many of the topmost blocks the active adapter may change."""
         if self._peft is None or self._is_off:
-            return self.lora.layers or len(self._blocks)
+            return self.lora.layers or len(self.trunk.blocks)
         return self._layers_of[str(self._peft.active_adapter)]
 
-    @torch.no_grad()
-    def _frozen_states(self, batch: TokenBatch, depth: int) -> Tensor:
-        """(B, T, H) output of block `depth`, which no active adapter lies below."""
-        rows = [(depth, *ids[real].tolist()) for ids, real in zip(batch.ids.cpu(), batch.is_token.cpu(), strict=True)]
-        unseen = [i for i, row in enumerate(rows) if row not in self._frozen]
-        known = {row: self._frozen.take(row) for row in rows if row in self._frozen}
-        if unseen:
-            part = TokenBatch(*(t[unseen] for t in batch))
-            (states,) = self.block_states(part, [depth])
-            for i, state, real in zip(unseen, states, part.is_token, strict=True):
-                known[rows[i]] = state[real]  # a copy: the batch it was computed in can go
-                self._frozen.put(rows[i], known[rows[i]])
-        out = torch.zeros(*batch.ids.shape, self.hidden_size, dtype=self.base.dtype, device=self.device)
-        for i, row in enumerate(rows):
-            out[i, batch.is_token[i]] = known[row]
-        return out
-
-    @torch.no_grad()
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:
         """(B, T, H) output of each block numbered in `depths`, without adapters; none above the last is computed."""
-        seen: dict[int, Tensor] = {}
-
-        def keep(depth: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                seen[depth] = output[0] if isinstance(output, tuple) else output
-                if depth == max(depths):
-                    raise _EnoughError
-
-            return hook
-
-        hooks = [self._blocks[depth].register_forward_hook(keep(depth)) for depth in depths]
-        try:
-            with self.using(None):
-                self._run(input_ids=batch.ids, batch=batch)
-        except _EnoughError:
-            pass
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [seen[depth] for depth in depths]
+        with self.using(None):
+            return self.trunk.block_states(batch, depths)
 
     def response_states(self, batch: TokenBatch) -> Tensor:
         """(N, H) states from which the N response tokens were predicted; (N, V) logits where a model does more after
         its final states than project them."""
         if self.has_plain_head:
-            return before(self.hidden(batch), batch.is_response)
+            return self._states_before(batch)
         out = self.base(
             input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
             use_cache=False,
         )  # fmt: skip
         return before(out.logits, batch.is_response)
+
+    def _states_before(self, batch: TokenBatch) -> Tensor:
+        """(N, H) final states one place to the left of the response tokens."""
+        return self.trunk.states(batch, self._adapted_layers()).at(is_before(batch.is_response))
 
     def project(self, states: Tensor) -> Tensor:
         """What `response_states` gave -> (N, V) logits."""
@@ -262,7 +217,7 @@ class Resident:
 
     def logprobs_and_entropies(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T) log-probabilities, (B, T) entropies, nats, and the (N, H) final states both were read from."""
-        states, labels = before(self.hidden(batch), batch.is_response), batch.ids[batch.is_response]
+        states, labels = self._states_before(batch), batch.ids[batch.is_response]
         inputs = states if self.has_plain_head else self.response_states(batch)
         nats = self._in_blocks(logprobs_and_entropies, inputs, labels, temperature)
         return spread(nats[0], batch.is_response), spread(nats[1], batch.is_response), states
@@ -285,19 +240,6 @@ class Resident:
         everything = torch.ones_like(ids, dtype=torch.bool)
         ours = self.head(self.hidden(TokenBatch(ids, everything, everything)))
         return torch.allclose(ours, self.base(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3)
-
-    @torch.no_grad()
-    def _upper_blocks_take_states(self) -> bool:
-        """Whether the upper blocks alone, given states in place of embeddings, end where the whole model does. Models
-        that scale or add to their embeddings (GPT-2, Gemma) do not, and run whole."""
-        ids = torch.arange(8, device=self.device).view(2, 4) + 3
-        everything = torch.ones_like(ids, dtype=torch.bool)
-        batch = TokenBatch(ids, everything, everything)
-        whole = self._run(input_ids=ids, batch=batch)
-        self.shares_frozen_blocks = True
-        shared = self.hidden(batch)
-        tolerance = 1e-4 if self.base.dtype == torch.float32 else 5e-2
-        return torch.allclose(shared, whole, rtol=tolerance, atol=tolerance)
 
 
 class Engine(NamedTuple):
@@ -326,30 +268,8 @@ class Engine(NamedTuple):
             resident.drop_adapters()
 
 
-def positions(is_token: Tensor) -> Tensor:
-    """(B, T) bool -> (B, T) position of each real token among its row's real tokens; 0 on padding, on either side."""
-    return (is_token.cumsum(-1) - 1).clamp_min(0)
-
-
 def _window(model: PreTrainedModel) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 10**9
-
-
-def _home(model: nn.Module, stack: nn.ModuleList) -> tuple[nn.Module, str]:
-    """The module that holds the stack, and the attribute it is under."""
-    return next((m, name) for m in model.modules() for name, child in m.named_children() if child is stack)
-
-
-class _EnoughError(Exception):
-    """Raised by a hook to end a pass early."""
-
-
-def blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's stack of transformer blocks: its longest list of modules."""
-    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
-    if not stacks:
-        raise UserError(f"model '{type(model).__name__}' has no stack of blocks to adapt; use a decoder-only model")
-    return max(stacks, key=len)
 
 
 def _targets(model: PreTrainedModel, lora: Lora) -> list[list[str]]:

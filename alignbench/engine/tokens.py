@@ -11,6 +11,14 @@ from alignbench.api import TokenBatch
 from alignbench.errors import UserError
 
 
+def stacked(*batches: TokenBatch) -> TokenBatch:
+    """Batches one below the other, padded on the right to one width. What is added is no token, so its id is any."""
+    width = max(batch.ids.shape[1] for batch in batches)
+    columns = zip(*batches, strict=True)
+    pad = torch.nn.functional.pad
+    return TokenBatch(*(torch.cat([pad(part, (0, width - part.shape[1])) for part in column]) for column in columns))
+
+
 class Codec:
     """Encodes prompts and completions apart, so that a completion's first token never merges with the prompt's last.
 

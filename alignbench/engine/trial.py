@@ -26,6 +26,7 @@ from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer, checked
 from alignbench.engine.resident import Resident
 from alignbench.engine.sampling import sample
+from alignbench.engine.tokens import stacked
 from alignbench.errors import UserError
 
 POLICY = "policy"
@@ -156,14 +157,11 @@ class LiveTrial(Trial):
         return ActorCritic(logprobs, entropies, spread(values, tokens.is_response))
 
     def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
-        return _summed(self.logprobs(pair.chosen), pair.chosen, mean) - _summed(
-            self.logprobs(pair.rejected), pair.rejected, mean
-        )
+        return _gap(self.logprobs, pair, mean)
 
     def reference_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
         if any((row, mean) not in self._reference_gaps for row in pair.rows):
-            sides = [_summed(self.reference_logprobs(side), side, mean) for side in (pair.chosen, pair.rejected)]
-            for row, gap in zip(pair.rows, (sides[0] - sides[1]).tolist(), strict=True):
+            for row, gap in zip(pair.rows, _gap(self.reference_logprobs, pair, mean).tolist(), strict=True):
                 self._reference_gaps[row, mean] = gap
         return torch.tensor([self._reference_gaps[row, mean] for row in pair.rows], device=self.device)
 
@@ -207,9 +205,15 @@ class LiveTrial(Trial):
             self._meter.add(tokens_trained=int(tokens.is_token.sum()))
 
 
-def _summed(logprobs: Tensor, tokens: TokenBatch, mean: bool) -> Tensor:
-    """(B, T) -> (B,) sum over response tokens, or their mean."""
-    return logprobs.sum(-1) / tokens.is_response.sum(-1) if mean else logprobs.sum(-1)
+def _gap(logprobs: Callable[[TokenBatch], Tensor], pair: PreferenceBatch, mean: bool) -> Tensor:
+    """(B,) log p(chosen) - log p(rejected), nats, or nats per response token. Both sides pass in one batch, which runs
+    the prompt they share once."""
+    both = stacked(pair.chosen, pair.rejected)
+    sums = logprobs(both).sum(-1)  # (2 B,)
+    if mean:
+        sums = sums / both.is_response.sum(-1)
+    chosen, rejected = sums.chunk(2)
+    return chosen - rejected
 
 
 def _detached(value: Any) -> Any:

@@ -290,8 +290,8 @@ def test_states_kept_from_below_the_adapters_change_no_number_and_no_gradient(re
         with made.using(None):
             torch.testing.assert_close(made.logprobs(batch), bare, atol=1e-5, rtol=1e-5)
     gradients = []
-    for shared in (made.shares_frozen_blocks, False):
-        made.shares_frozen_blocks = shared
+    for shared in (made.trunk.shares_frozen_blocks, False):
+        made.trunk.shares_frozen_blocks = shared
         gradients.append(torch.autograd.grad(made.logprobs(batch).sum(), weights))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -334,7 +334,7 @@ def test_without_a_kl_term_the_reward_rises_and_a_large_one_holds_the_policy_nea
             kl_coef=kl_coef, ent_coef=0, cliprange=0.5, rollout_batch_size=48, per_device_train_batch_size=24,
             learning_rate=1e-2,
         )  # fmt: skip
-        trial = trial_of(config, max_steps=96)
+        trial = trial_of(config, max_steps=120)
         before = float(trial.reward(trial.sample(PROMPTS * 8)).mean())
         PPO().train(trial, config)
         rollout = trial.sample(PROMPTS * 8)

@@ -1,0 +1,185 @@
+"""One row of tokens in place of a padded batch: no padding is computed, and a prompt that rows share passes once.
+
+Everything in a transformer but its attention works token by token, so the tokens of all sequences can lie side by side
+in one row. Attention alone needs to know who sees whom. It is plugged in through transformers' own registry: queries
+and keys are picked out of the row into small padded blocks, two batched products and a softmax run on these, and the
+results go back into the row. On a CPU two products beat torch's fused kernel at the lengths trained here.
+
+Exact: a causal model's states of a prompt do not depend on what follows it. A model whose attention does more than
+scale, mask and softmax (capping, sinks) raises `UnpackableError` and runs padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from alignbench.api import TokenBatch
+
+ATTENTION = "alignbench_packed"
+LONGEST = 512  # tokens of a sequence; beyond it the blocks' (T, T) scores cost more than the padding saved
+
+
+class UnpackableError(Exception):
+    """The model's attention is not one that the packed row can stand in for."""
+
+
+class Heads(NamedTuple):
+    """Where the packed attention picks its rows for a number of heads."""
+
+    queries: Tensor  # (B * H * Tq,) rows of (N * H, D)
+    keys: Tensor  # (B * G * Tk,) rows of (N * G, D)
+    slots: Tensor  # (N * H,) rows of (B * H * Tq, D): each token's own query
+
+
+class Layout:
+    """Where each token of a batch lies in the packed row. N tokens in all, Tq and Tk queries and keys a sequence."""
+
+    def __init__(self, batch: TokenBatch) -> None:
+        device = batch.ids.device
+        lengths = batch.is_token.sum(-1)  # (B,)
+        own, owner = _own(batch, lengths)  # (B,) first token that is not an earlier row's, (B,) whose the others are
+        offsets = (lengths - own).cumsum(0) - (lengths - own)  # (B,) where a row's own tokens begin
+        self.longest = int(lengths.max())
+        ranks = torch.arange(self.longest, device=device)[None]  # (1, Tk)
+        place = torch.where(ranks >= own[:, None], (offsets - own)[:, None], offsets[owner][:, None]) + ranks
+        is_key = ranks < lengths[:, None]
+        self._keys = place * is_key  # (B, Tk)
+        width = int((lengths - own).max())
+        order = own[:, None] + torch.arange(width, device=device)[None]  # (B, Tq) a query's rank in its sequence
+        is_query = order < lengths[:, None]
+        self._queries = place.gather(1, order.clamp_max(self.longest - 1)) * is_query
+        self._slots = is_query.flatten().nonzero().squeeze(1)  # (N,) in the row's own order
+        self._order = order
+        self._is_seen = is_key[:, None] & (ranks[:, None] <= order[..., None])  # (B, Tq, Tk)
+        rank = (batch.is_token.cumsum(-1) - 1).clamp_min(0)
+        self.place = self._keys.gather(1, rank.clamp_max(self.longest - 1))  # (B, T), 0 on padding
+        is_own = batch.is_token & (rank >= own[:, None])
+        self.ids = batch.ids[is_own][None]  # (1, N)
+        self.positions = rank[is_own][None]
+        self.own, self.lengths = own.tolist(), lengths.tolist()
+        self._heads: dict[tuple[int, int], Heads] = {}
+        self._bias: dict[tuple[int | None, torch.dtype], Tensor] = {}
+
+    def heads(self, count: int, groups: int) -> Heads:
+        """`count` query heads over `groups` key heads."""
+        if (count, groups) not in self._heads:
+            device, width = self._order.device, self._order.shape[1]
+            head, group = (torch.arange(n, device=device) for n in (count, groups))
+            row, column = self._slots // width, self._slots % width
+            self._heads[count, groups] = Heads(
+                (self._queries[:, None] * count + head[:, None]).flatten(),
+                (self._keys[:, None] * groups + group[:, None]).flatten(),
+                ((row[:, None] * count + head) * width + column[:, None]).flatten(),
+            )
+        return self._heads[count, groups]
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(B, 1, Tq, Tk) 0 where a query sees a key, else the lowest number; `window`: how far back, at most."""
+        if (window, dtype) not in self._bias:
+            is_seen = self._is_seen
+            if window is not None and window < self.longest:
+                ranks = torch.arange(self.longest, device=is_seen.device)
+                is_seen = is_seen & (self._order[..., None] - ranks < window)
+            blank = torch.zeros(is_seen.shape, dtype=dtype, device=is_seen.device)
+            self._bias[window, dtype] = blank.masked_fill_(~is_seen, torch.finfo(dtype).min)[:, None]
+        return self._bias[window, dtype]
+
+
+def _own(batch: TokenBatch, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) how many first tokens of a row another row holds already, and (B,) which. Only prompts are shared."""
+    is_prompt = batch.is_token & (batch.is_response.cumsum(-1) == 0)
+    first: dict[tuple[int, ...], int] = {}
+    own, owner = [], []
+    for row, (ids, real) in enumerate(zip(batch.ids.tolist(), is_prompt.tolist(), strict=True)):
+        prompt = tuple(token for token, is_real in zip(ids, real, strict=True) if is_real)
+        owner.append(first.setdefault(prompt, row))
+        # a row that is all prompt keeps its last token, so that every row has a query
+        own.append(0 if owner[-1] == row else min(len(prompt), int(lengths[row]) - 1))
+    return torch.tensor(own, device=lengths.device), torch.tensor(owner, device=lengths.device)
+
+
+# ------------------------------------------------------------------------------------------------------------ attention
+
+_layout: ContextVar[Layout] = ContextVar("layout")
+
+
+@contextmanager
+def attending(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
+    """Passes of `model` take a packed row of this layout."""
+    usual, token = model.config._attn_implementation, _layout.set(layout)
+    model.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = usual
+        _layout.reset(token)
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k^T s + bias) v over the blocks of a layout; the gradient is written out, so that little is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: Heads, bias: Tensor, scale: float) -> Tensor:
+        """(N, H, D), (N, G, D), (N, G, D) -> (N, H, D)."""
+        (count, size), groups = q.shape[1:], k.shape[1]
+        rows, _, width, longest = bias.shape
+        queries = q.reshape(-1, size)[heads.queries].view(rows * groups, -1, size)  # (B G, H / G Tq, D)
+        keys = k.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
+        values = v.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).view(rows, count, width, longest)
+        weights = torch.softmax(scores.mul_(scale).add_(bias), -1, dtype=torch.float32).to(q.dtype)
+        out = torch.bmm(weights.view(rows * groups, -1, longest), values).view(-1, size)[heads.slots]
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.heads, ctx.scale = heads, scale
+        return out.view(q.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        heads, size, groups = ctx.heads, q.shape[-1], k.shape[1]
+        rows, count, width, longest = weights.shape
+        queries = q.reshape(-1, size)[heads.queries].view(rows * groups, -1, size)
+        keys = k.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
+        values = v.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
+        grad_out = q.new_zeros(rows * count * width, size).index_copy_(0, heads.slots, grads[0].reshape(-1, size))
+        grad_out = grad_out.view(rows * groups, -1, size)
+        blocks = weights.view(rows * groups, -1, longest)
+        grad_values = torch.bmm(blocks.transpose(1, 2), grad_out)
+        grad_weights = torch.bmm(grad_out, values.transpose(1, 2)).float()
+        grad_scores = torch._softmax_backward_data(grad_weights, blocks.float(), -1, torch.float32)
+        grad_scores = grad_scores.mul_(ctx.scale).to(q.dtype)
+        grad_queries = torch.bmm(grad_scores, keys).view(-1, size)[heads.slots]
+        grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries)
+        # a shared prompt's keys are seen from several rows; sums of them are taken in float32
+        sums = [
+            torch.zeros(len(k) * groups, size, device=q.device).index_add_(0, heads.keys, g.reshape(-1, size).float())
+            for g in (grad_keys, grad_values)
+        ]
+        return grad_queries.view(q.shape), sums[0].to(k.dtype).view(k.shape), sums[1].to(v.dtype).view(v.shape), *(
+            None, None, None
+        )  # fmt: skip
+
+
+def _packed(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """transformers' attention function: (1, H, N, D), (1, G, N, D), (1, G, N, D) -> (1, N, H, D)."""
+    unknown = [name for name in ("softcap", "s_aux", "head_mask") if kwargs.get(name) is not None]
+    if unknown or dropout or value.shape[-1] != key.shape[-1]:
+        raise UnpackableError(f"attention with {', '.join(unknown) or 'dropout or values of another size'}")
+    layout = _layout.get()
+    heads = layout.heads(query.shape[1], key.shape[1])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (states.transpose(1, 2)[0] for states in (query, key, value))
+    return _Attention.apply(q, k, v, heads, layout.bias(sliding_window, query.dtype), scale)[None], None
+
+
+AttentionInterface.register(ATTENTION, _packed)
