@@ -332,12 +332,12 @@ def test_without_a_kl_term_the_reward_rises_and_a_large_one_holds_the_policy_nea
     for kl_coef in (0.0, 1.0):
         config = PPO.Config(
             kl_coef=kl_coef, ent_coef=0, cliprange=0.5, rollout_batch_size=48, per_device_train_batch_size=24,
-            learning_rate=1e-2,
+            learning_rate=5e-3,
         )  # fmt: skip
-        trial = trial_of(config, max_steps=120)
-        before = float(trial.reward(trial.sample(PROMPTS * 8)).mean())
+        trial = trial_of(config, max_steps=160)
+        before = float(trial.reward(trial.sample(PROMPTS * 24)).mean())
         PPO().train(trial, config)
-        rollout = trial.sample(PROMPTS * 8)
+        rollout = trial.sample(PROMPTS * 24)
         kl = measure_kl(trial._resident, POLICY, trial._resident, rollout.tokens).exact
         ends.append((float(kl.mean()), float(trial.reward(rollout).mean()) - before))
     (far, much), (near, little) = ends
