@@ -301,6 +301,11 @@ class AlignmentMethod(ABC):
         """Change `trial.policy` until `trial.budget` is spent. Scoring is the harness's. A method that does not
         override this leaves the policy at its start."""
 
+    def beta(self, config: Any) -> float | None:
+        """beta of the objective E[r] - beta KL(policy || reference) that training maximises; None where the optimum is
+        another, or has no closed form."""
+        return None
+
     def decoding(self, config: Any) -> Decoding | None:
         """How completions are chosen at test time. None: one plain sample."""
         return None
@@ -428,6 +433,11 @@ class Task(ABC):
     @abstractmethod
     def prompts(self, split: Split) -> list[str]:
         """`train` for rollouts, `label` for comparisons, `eval` for scoring; no text is in two of them."""
+
+    def completions(self, prompt: str) -> list[str] | None:
+        """Every completion the prompt can have, for a task so small that they can be listed: rows are then held against
+        the closed-form optimum. The task's human pairs must follow its gold reward by Bradley-Terry."""
+        return None
 
     @abstractmethod
     def demonstrations(self) -> list[Demonstration]:

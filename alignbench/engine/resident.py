@@ -278,10 +278,15 @@ class Resident:
         ]
         return torch.cat(parts) if isinstance(parts[0], Tensor) else [torch.cat(c) for c in zip(*parts, strict=True)]
 
+    def _probe(self, rows: int) -> Tensor:
+        """(rows, 4) ids that differ as far as the vocabulary has that many."""
+        ids = torch.arange(4 * rows, device=self.device).view(rows, 4) + 3
+        return ids % self.base.get_input_embeddings().weight.shape[0]
+
     @torch.no_grad()
     def _head_is_last_step(self) -> bool:
         """Whether logits are the output embeddings of the final hidden state, with nothing (scaling, capping) after."""
-        ids = torch.arange(4, device=self.device)[None] + 3
+        ids = self._probe(1)
         everything = torch.ones_like(ids, dtype=torch.bool)
         ours = self.head(self.hidden(TokenBatch(ids, everything, everything)))
         return torch.allclose(ours, self.base(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3)
@@ -290,7 +295,7 @@ class Resident:
     def _upper_blocks_take_states(self) -> bool:
         """Whether the upper blocks alone, given states in place of embeddings, end where the whole model does. Models
         that scale or add to their embeddings (GPT-2, Gemma) do not, and run whole."""
-        ids = torch.arange(8, device=self.device).view(2, 4) + 3
+        ids = self._probe(2)
         everything = torch.ones_like(ids, dtype=torch.bool)
         batch = TokenBatch(ids, everything, everything)
         whole = self._run(input_ids=ids, batch=batch)
