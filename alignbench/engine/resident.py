@@ -281,7 +281,7 @@ class Resident:
     def _probe(self, rows: int) -> Tensor:
         """(rows, 4) ids that differ as far as the vocabulary has that many."""
         ids = torch.arange(4 * rows, device=self.device).view(rows, 4) + 3
-        return ids % self.base.get_input_embeddings().weight.shape[0]
+        return ids % self.base.config.vocab_size
 
     @torch.no_grad()
     def _head_is_last_step(self) -> bool:

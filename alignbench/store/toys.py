@@ -39,7 +39,7 @@ def build_toy(name: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _configs(ids: Mapping[str, int]) -> dict[str, Any]:
+def _configs(ids: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import GPT2Config, LlamaConfig
 
     llama = LlamaConfig(
