@@ -301,11 +301,6 @@ class AlignmentMethod(ABC):
         """Change `trial.policy` until `trial.budget` is spent. Scoring is the harness's. A method that does not
         override this leaves the policy at its start."""
 
-    def beta(self, config: Any) -> float | None:
-        """beta of the objective E[r] - beta KL(policy || reference) that training maximises; None where the optimum is
-        another, or has no closed form."""
-        return None
-
     def decoding(self, config: Any) -> Decoding | None:
         """How completions are chosen at test time. None: one plain sample."""
         return None
