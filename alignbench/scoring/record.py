@@ -32,14 +32,6 @@ from alignbench.store import FORMAT, read_rows, write_rows
 # The names a record may carry, by field.
 PER_PROMPT = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
 COUNTS = ("reward_model_accuracy",)
-ENUMERATED = (  # where the task lists every completion
-    "reward_gold_enumerated",
-    "reward_proxy_enumerated",
-    "kl_nats_enumerated",
-    "optimum_tv",
-    "optimum_kl_nats",
-    "objective_share",
-)
 METRICS = (
     "reward_gold",
     "reward_gold_sd",
@@ -54,9 +46,16 @@ METRICS = (
     "eos_rate",
     "distinct_2",
     "repetition",
-    *ENUMERATED,
 )
-_NAMES = {"metrics": METRICS, "per_prompt": PER_PROMPT, "counts": COUNTS}
+ENUMERATED = (  # where the task lists every completion
+    "reward_gold_enumerated",
+    "reward_proxy_enumerated",
+    "kl_nats_enumerated",
+    "optimum_tv",
+    "optimum_kl_nats",
+    "objective_share",
+)
+_NAMES = {"metrics": (*METRICS, *ENUMERATED), "per_prompt": PER_PROMPT, "counts": COUNTS}
 
 
 class _Part(BaseModel):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations, cycle, islice, product
 from pathlib import Path
@@ -50,7 +51,7 @@ COMPLETIONS = tuple("".join(text) for length in range(MAX_NEW_TOKENS + 1) for te
 
 
 class RewardConfig(api.Config):
-    reward_scale: PositiveFloat = 2.0  # points; a prompt's worst completion lies about this far below its best
+    reward_scale: PositiveFloat = 3.0  # points; a prompt's worst completion lies about this far below its best
     reward_seed: NonNegativeInt = 0  # another seed, another table
 
 
@@ -151,14 +152,23 @@ def reward_table(config: RewardConfig) -> dict[tuple[str, str], float]:
 
 def designed_pairs(table: dict[tuple[str, str], float], count: int, seed: int) -> list[Pair]:
     """`count` pairs: all unordered ones equally often, each with `a` chosen in a share sigmoid(r(a) - r(b)) of its
-    copies, up to rounding. Where `count` is no multiple, the seed decides which pairs get one copy more."""
+    copies, rounded up or down. Where `count` is no multiple, the seed decides which pairs get one copy more.
+
+    How often each completion wins in all is what a Bradley-Terry fit depends on (the sufficient statistic), so each
+    rounding goes the way that keeps the two totals nearest to what they should be.
+    """
     unordered = [(p, a, b) for p in PROMPTS for a, b in combinations(COMPLETIONS, 2)]
     rng = random.Random(seed)
     rng.shuffle(unordered)
     pairs: list[Pair] = []
+    excess: dict[tuple[str, str], float] = defaultdict(float)  # wins given so far, less wins deserved
     for place, (prompt, a, b) in enumerate(unordered):
         copies = count // len(unordered) + (place < count % len(unordered))
-        wins = round(copies / (1 + math.exp(table[prompt, b] - table[prompt, a])))
+        deserved = copies / (1 + math.exp(table[prompt, b] - table[prompt, a]))
+        wins = round(deserved - (excess[prompt, a] - excess[prompt, b]) / 2)
+        wins = min(max(wins, math.floor(deserved)), math.ceil(deserved))
+        excess[prompt, a] += wins - deserved
+        excess[prompt, b] -= wins - deserved
         pairs += [Pair(prompt, a, b)] * wins + [Pair(prompt, b, a)] * (copies - wins)
     rng.shuffle(pairs)
     return pairs
