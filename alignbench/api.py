@@ -429,6 +429,11 @@ class Task(ABC):
     def prompts(self, split: Split) -> list[str]:
         """`train` for rollouts, `label` for comparisons, `eval` for scoring; no text is in two of them."""
 
+    def completions(self, prompt: str) -> list[str] | None:
+        """Every completion the prompt can have, for a task so small that they can be listed: rows are then held against
+        the closed-form optimum. The task's human pairs must follow its gold reward by Bradley-Terry."""
+        return None
+
     @abstractmethod
     def demonstrations(self) -> list[Demonstration]:
         """Data of the supervised start."""

@@ -130,16 +130,23 @@ class Trunk:
 
     # -------------------------------------------------------------------------------------------------------- probes
 
+    def probe(self) -> TokenBatch:
+        """Three short sequences; the first two share a prompt."""
+        ids = torch.tensor([[1, 2, 1, 2, 3], [1, 2, 3, 3, 0], [2, 1, 3, 1, 0]])
+        is_token = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
+        is_response = is_token & (torch.arange(5) >= 2)
+        return TokenBatch(*(t.to(self.model.device) for t in (ids % self.vocabulary, is_token, is_response)))
+
     @torch.no_grad()
     def _row_equals_batch(self) -> bool:
         """Whether sequences of several lengths, two with one prompt, end in a packed row where they do in a batch."""
-        batch = self._probe()
+        batch = self.probe()
         whole = self._run(batch, None)
         try:
             packed = self._run(batch, Layout(batch))
         except UnpackableError:
             return False
-        return self._is_close(packed.at(batch.is_token), whole.at(batch.is_token))
+        return self.is_close(packed.at(batch.is_token), whole.at(batch.is_token))
 
     @torch.no_grad()
     def try_sharing_frozen_blocks(self, adapted: int) -> None:
@@ -148,21 +155,15 @@ class Trunk:
         models whose layers attend in different ways by number are not asked, for a stack cut short renumbers them."""
         if adapted >= len(self.blocks) or len(set(getattr(self.model.config, "layer_types", None) or ())) > 1:
             return
-        batch = self._probe()
+        batch = self.probe()
         whole = self._run(batch, self._layout(batch))
         self.shares_frozen_blocks = True
         shared = self.states(batch, adapted)
-        self.shares_frozen_blocks = self._is_close(shared.at(batch.is_token), whole.at(batch.is_token))
+        self.shares_frozen_blocks = self.is_close(shared.at(batch.is_token), whole.at(batch.is_token))
         self.forget()
 
-    def _probe(self) -> TokenBatch:
-        """Three short sequences; the first two share a prompt."""
-        ids = torch.tensor([[1, 2, 1, 2, 3], [1, 2, 3, 3, 0], [2, 1, 3, 1, 0]])
-        is_token = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
-        is_response = is_token & (torch.arange(5) >= 2)
-        return TokenBatch(*(t.to(self.model.device) for t in (ids % self.vocabulary, is_token, is_response)))
-
-    def _is_close(self, ours: Tensor, theirs: Tensor) -> bool:
+    def is_close(self, ours: Tensor, theirs: Tensor) -> bool:
+        """Equal up to the rounding of the model's dtype."""
         if self.model.dtype == torch.float32:
             return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
         return float((ours - theirs).float().norm() / theirs.float().norm()) < 0.05

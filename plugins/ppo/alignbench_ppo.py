@@ -49,9 +49,11 @@ class PPO(AlignmentMethod):
         missing_eos_penalty: NonNegativeFloat | None = None  # taken off the score of an episode that did not end itself
 
     def beta(self, config: Config) -> float | None:
-        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty, a discount."""
+        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty, a discount, or that
+        of another temperature's policy."""
         is_plain = config.kl_controller == "fixed" and not (config.ent_coef or config.missing_eos_penalty)
-        return config.kl_coef if is_plain and config.gamma == 1 and not config.whiten_rewards else None
+        is_whole = config.gamma == 1 and config.temperature == 1 and not config.whiten_rewards
+        return config.kl_coef if is_plain and is_whole else None
 
     def train(self, trial: Trial, config: Config) -> None:
         from torch import nn

@@ -188,6 +188,27 @@ def test_no_records_give_an_empty_table() -> None:
     assert to_markdown([]).startswith("| Method |")
 
 
+ENUMERATED_ROW = """\
+| dpo | 0.0100 (0.0000 to 0.0200) | – | – | +0.5000 (0.5000 to 0.5000) | +1.25 [1.25, 1.25] | – | 2.50 [2.50, 2.50] \
+| 0.80 [0.49, 0.94] | 12.3 / 1,234.5 |"""  # noqa: RUF001
+
+
+def test_where_a_record_has_enumerated_values_the_table_shows_their_range_over_the_seeds() -> None:
+    records = [
+        record(seed=seed, metrics={**record().metrics, "optimum_tv": tv, "reward_gold_enumerated": 0.5})
+        for seed, tv in enumerate((0.0, 0.01, 0.02))
+    ]
+    markdown = to_markdown(records)
+    assert markdown.split("\n")[2] == ENUMERATED_ROW.strip()
+    assert "- (low to high): the smallest and the largest of the seeds." in markdown
+    assert "- **TV to optimum** (share of probability, lower is better): Total variation" in markdown
+    assert "TV to optimum" in terminal(to_rich(records))
+    assert "(0.0000 to" not in to_markdown(records[:1])  # one seed has no range
+    row = summarise(records).iloc[0]
+    assert (row["optimum_tv_min"], row["optimum_tv_max"]) == (0.0, 0.02)
+    assert not {"optimum_tv", "optimum_tv_min"} & set(summarise([record()]).columns)  # nor an empty column elsewhere
+
+
 # ------------------------------------------------------------------------------------------------------ hostile text
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from alignbench.scoring.glossary import GLOSSARY
-from alignbench.scoring.record import COUNTS, METRICS, PER_PROMPT, Ledger
+from alignbench.scoring.record import COUNTS, ENUMERATED, METRICS, PER_PROMPT, Ledger
 
 
 def test_every_number_of_a_record_has_an_entry_and_no_entry_is_idle() -> None:
-    assert set(GLOSSARY) == {*METRICS, *PER_PROMPT, *COUNTS, *Ledger.model_fields}
+    assert set(GLOSSARY) == {*METRICS, *ENUMERATED, *PER_PROMPT, *COUNTS, *Ledger.model_fields}
 
 
 def test_entries_are_complete_and_told_apart() -> None:
