@@ -23,6 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from alignbench.api import TokenBatch
 
 ATTENTION = "alignbench_packed"
+ATTENTION_EXTRAS = ("softcap", "s_aux", "head_mask")  # what transformers' attention functions may be asked for besides
 LONGEST = 512  # tokens of a sequence; beyond it the blocks' (T, T) scores cost more than the padding saved
 
 
@@ -172,7 +173,7 @@ def _packed(
     scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' attention function: (1, H, N, D), (1, G, N, D), (1, G, N, D) -> (1, N, H, D)."""
-    unknown = [name for name in ("softcap", "s_aux", "head_mask") if kwargs.get(name) is not None]
+    unknown = [name for name in ATTENTION_EXTRAS if kwargs.get(name) is not None]
     if unknown or dropout or value.shape[-1] != key.shape[-1]:
         raise UnpackableError(f"attention with {', '.join(unknown) or 'dropout or values of another size'}")
     layout = _layout.get()

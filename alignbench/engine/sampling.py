@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from alignbench.engine.cache import grouped, make_cache
 from alignbench.engine.resident import Resident, positions
 
 COLUMNS = 256  # the vocabulary is searched in two steps: which block of columns, then which column
@@ -58,13 +59,16 @@ def sample(
     out = torch.full((len(prompts), max_new_tokens), codec.eos, dtype=torch.long, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each live row answers
     is_live = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache, place = DynamicCache(config=resident.base.config), positions(is_token)
+    is_plain = resident.trunk.packs
+    cache, place = make_cache(resident.base, width + max_new_tokens, is_plain), positions(is_token)
     for step in range(max_new_tokens):
         inputs = {
             "input_ids": ids, "attention_mask": is_token.long(), "position_ids": place, "past_key_values": cache,
             "use_cache": True,
         }  # fmt: skip
-        token = draw(last_logits(resident, inputs), uniforms[rows, step], temperature)
+        with grouped(resident.base, is_plain):
+            logits = last_logits(resident, inputs)
+        token = draw(logits, uniforms[rows, step], temperature)
         out[rows[is_live], step] = token[is_live]
         is_live = is_live & (token != codec.eos)
         live = int(is_live.sum())

@@ -135,7 +135,8 @@ class Trunk:
         ids = torch.tensor([[1, 2, 1, 2, 3], [1, 2, 3, 3, 0], [2, 1, 3, 1, 0]])
         is_token = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
         is_response = is_token & (torch.arange(5) >= 2)
-        return TokenBatch(*(t.to(self.model.device) for t in (ids * max(1, self.vocabulary // 4), is_token, is_response)))
+        ids = ids * max(1, self.vocabulary // 4)
+        return TokenBatch(*(t.to(self.model.device) for t in (ids, is_token, is_response)))
 
     @torch.no_grad()
     def _row_equals_batch(self) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from alignbench.engine.cache import make_cache
 from alignbench.engine.sampling import draw, next_logits, sample
 from alignbench.engine.trial import sample_texts
 
@@ -139,3 +140,26 @@ def test_logits_after_a_shared_prefix_are_those_of_a_full_pass(resident, plain, 
     with torch.no_grad():
         theirs = torch.stack([model(input_ids=torch.tensor([prefix + rest])).logits[0, -1] for rest in rests])
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "granite"])
+def test_the_roomy_cache_and_grouped_attention_sample_what_transformers_own_do(resident, name):
+    """`packs` off means transformers' cache and attention."""
+    made, seen = resident(name), []
+    prompts = [made.codec.prompt(p) for p in PROMPTS * 4]
+    assert made.trunk.packs
+    sampled = [token for answer in sample(made, prompts, 24, 1.0, generator()) for token in answer]
+    made.codec.eos = max(set(sampled), key=sampled.count)  # the commonest token ends a row, so that many leave
+    for is_plain in (True, False):
+        made.trunk.packs = is_plain
+        seen.append(sample(made, prompts, 24, 1.0, generator()))
+    assert seen[0] == seen[1]
+    assert len({len(answer) for answer in seen[0]}) > 4
+
+
+def test_a_cache_keeps_transformers_layers_where_some_forget(plain):
+    def layers(model):
+        return {type(layer).__name__ for layer in make_cache(model, 9, True).layers}
+
+    assert "_Roomy" not in layers(plain("gemma2"))
+    assert layers(plain("llama")) == {"_Roomy"}
