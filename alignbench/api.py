@@ -243,7 +243,8 @@ class Trial(ABC):
 
     @abstractmethod
     def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
-        """One pass for log-probabilities, entropies and state values."""
+        """Log-probabilities, entropies and state values: `value_head` of the policy's own hidden states, in one pass,
+        or of the critic's, where `add_critic` made one."""
 
     @abstractmethod
     def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
@@ -264,6 +265,10 @@ class Trial(ABC):
     @abstractmethod
     def add_trainable(self, module: nn.Module) -> nn.Module:
         """Train `module` beside the adapter; it is moved to the trial's device. Call it before the first step."""
+
+    @abstractmethod
+    def add_critic(self) -> None:
+        """Train a second adapter, whose hidden states `actor_critic` gives to the value head. Before the first step."""
 
     @abstractmethod
     def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:

@@ -191,14 +191,14 @@ class Resident:
         """(N, H) states from which the N response tokens were predicted; (N, V) logits where a model does more after
         its final states than project them."""
         if self.has_plain_head:
-            return self._states_before(batch)
+            return self.states_before(batch)
         out = self.base(
             input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
             use_cache=False,
         )  # fmt: skip
         return before(out.logits, batch.is_response)
 
-    def _states_before(self, batch: TokenBatch) -> Tensor:
+    def states_before(self, batch: TokenBatch) -> Tensor:
         """(N, H) final states one place to the left of the response tokens."""
         return self.trunk.states(batch, self._adapted_layers()).at(is_before(batch.is_response))
 
@@ -217,7 +217,7 @@ class Resident:
 
     def logprobs_and_entropies(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T) log-probabilities, (B, T) entropies, nats, and the (N, H) final states both were read from."""
-        states, labels = self._states_before(batch), batch.ids[batch.is_response]
+        states, labels = self.states_before(batch), batch.ids[batch.is_response]
         inputs = states if self.has_plain_head else self.response_states(batch)
         nats = self._in_blocks(logprobs_and_entropies, inputs, labels, temperature)
         return spread(nats[0], batch.is_response), spread(nats[1], batch.is_response), states

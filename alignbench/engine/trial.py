@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from alignbench.engine.sampling import sample
 from alignbench.engine.tokens import stacked
 from alignbench.errors import UserError
 
-POLICY = "policy"
+POLICY, CRITIC = "policy", "critic"
 SAMPLING_ROWS = 128
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
 
@@ -75,6 +75,7 @@ class LiveTrial(Trial):
         self._config = config
         self._adapter = resident.add_adapter(POLICY, seed)
         self._extra: list[nn.Parameter] = []
+        self._has_critic = False
         self._optimizer: Optimizer | None = None
         self._reward = reward
         self._meter = meter
@@ -82,6 +83,7 @@ class LiveTrial(Trial):
         self._reference_gaps: dict[tuple[int, bool], float] = {}
         self._max_new_tokens = max_new_tokens
         self._max_completion_tokens = max_completion_tokens or max_new_tokens
+        self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, float]] = []
         self.policy = resident.module
@@ -153,6 +155,10 @@ class LiveTrial(Trial):
     def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
         self._count(tokens)
         logprobs, entropies, states = self._resident.logprobs_and_entropies(tokens, temperature)
+        if self._has_critic:
+            self._count(tokens)
+            with self._resident.using(CRITIC):
+                states = self._resident.states_before(tokens)
         values = value_head(states.float()).squeeze(-1)
         return ActorCritic(logprobs, entropies, spread(values, tokens.is_response))
 
@@ -177,11 +183,20 @@ class LiveTrial(Trial):
     # ---------------------------------------------------------------------------------------------------------- step
 
     def add_trainable(self, module: nn.Module) -> nn.Module:
-        if self._optimizer is not None:
-            raise RuntimeError("add_trainable comes before the first step: the optimiser is already made")
         module.to(self.device)
-        self._extra += list(module.parameters())
+        self._train_too(module.parameters(), "add_trainable")
         return module
+
+    def add_critic(self) -> None:
+        weights = self._resident.add_adapter(CRITIC, self._seed)
+        self._resident.activate(POLICY)
+        self._train_too(weights, "add_critic")
+        self._has_critic = True
+
+    def _train_too(self, weights: Iterable[nn.Parameter], call: str) -> None:
+        if self._optimizer is not None:
+            raise RuntimeError(f"{call} comes before the first step: the optimiser is already made")
+        self._extra += list(weights)
 
     def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
         if self.budget.is_spent:
@@ -193,6 +208,8 @@ class LiveTrial(Trial):
             self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
         self.log(loss=loss, **metrics)
         checked(loss, self.history[-1])
+        for weight in self._extra:
+            weight.requires_grad_(True)  # PEFT switched the critic's off with its adapter
         if self._optimizer.accumulate(loss, count):
             self.budget.used += 1
             self._progress(self.budget.used, self.budget.max_steps)

@@ -5,7 +5,8 @@ Ziegler et al. 2019 (arXiv:1909.08593) and Ouyang et al. 2022 (arXiv:2203.02155)
 are TRL's.
 
 One departure from the four-model original: policy, reference, value and reward share one set of base weights. The value
-is a zero-initialised linear head on the policy's own hidden states, in float32.
+is a zero-initialised linear head, in float32, on the policy's own hidden states, or with `critic_adapter` on those of a
+second adapter, which costs a pass more and leaves the policy's trunk to the policy.
 
     alignbench run quickstart
 """
@@ -44,6 +45,7 @@ class PPO(AlignmentMethod):
         cliprange: PositiveFloat = 0.2  # of the probability ratio
         cliprange_value: PositiveFloat = 0.2  # of the value's change
         vf_coef: NonNegativeFloat = 0.1
+        critic_adapter: bool = False  # values from an adapter of their own instead of the policy's hidden states
         ent_coef: NonNegativeFloat = 0.01
         whiten_rewards: bool = False  # scale the rewards before the advantages, keeping their mean
         missing_eos_penalty: NonNegativeFloat | None = None  # taken off the score of an episode that did not end itself
@@ -62,6 +64,8 @@ class PPO(AlignmentMethod):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         value_head = trial.add_trainable(head)
+        if config.critic_adapter:
+            trial.add_critic()
         kl_coef = config.kl_coef
         for prompts in trial.prompt_batches(config.rollout_batch_size):
             episodes, kl_nats = collect(trial, prompts, value_head, config, kl_coef)

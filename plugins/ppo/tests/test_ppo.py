@@ -297,6 +297,35 @@ def test_the_budget_ends_training_in_the_midst_of_an_epoch(trial_of) -> None:
     assert (trial.budget.used, len(trial.read)) == (7, 28)
 
 
+@pytest.mark.parametrize("has_critic", [False, True])
+def test_the_value_loss_reaches_the_policys_adapter_only_without_a_critic(trial_of, has_critic: bool) -> None:
+    config = PPO.Config(per_device_train_batch_size=8, critic_adapter=has_critic)
+    trial = trial_of(config)
+    head = zero_head(trial)
+    nn.init.ones_(head.weight)
+    if has_critic:
+        trial.add_critic()
+    tokens = trial.sample(PROMPTS[:8]).tokens
+    before = {n: p.detach().clone() for n, p in trial.policy.named_parameters() if "lora_" in n}
+    for _ in range(2):  # the first step moves B, which starts at zero, the second also A
+        trial.step(trial.actor_critic(tokens, head).values.sum())
+    moved = {n.split(".")[-2] for n, p in trial.policy.named_parameters() if n in before and not p.equal(before[n])}
+    assert moved == ({"critic"} if has_critic else {"policy"})
+
+
+def test_a_critic_starts_as_the_policy_does_and_changes_no_log_probability(trial_of) -> None:
+    seen = []
+    for has_critic in (False, True):
+        trial = trial_of(PPO.Config(critic_adapter=has_critic))
+        head = zero_head(trial)
+        nn.init.ones_(head.weight)
+        if has_critic:
+            trial.add_critic()
+        seen.append(trial.actor_critic(trial.sample(PROMPTS).tokens, head))
+    for plain, beside in zip(*seen, strict=True):
+        torch.testing.assert_close(plain, beside)
+
+
 def test_a_missing_end_lowers_the_score_of_unended_episodes_alone(trial_of) -> None:
     """With lam = gamma = 1, no KL and a value of 0, the return of every token is its episode's score."""
     returns, ended = [], []
