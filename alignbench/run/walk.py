@@ -14,13 +14,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from alignbench.api import Stage
 from alignbench.errors import PluginError, UserError
 from alignbench.scoring.record import Record
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedCell
+
+if TYPE_CHECKING:
+    from alignbench.run.work import LiveWork
 
 ADDED_UP = ("seconds", "tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai")
 
@@ -73,7 +76,7 @@ class Walk:
     def run(self) -> Outcome:
         done: set[str] = set()
         for cell in self.plan.cells:
-            for key, stage in self._in_order(cell):
+            for key, stage in self._in_order(cell.score):
                 if key not in done:
                     done.add(key)
                     self._settle(stage, key)
@@ -82,8 +85,17 @@ class Walk:
             self.watcher.cell_ends(record)
         return self.outcome
 
-    def _in_order(self, cell: PlannedCell) -> list[tuple[str, Stage]]:
-        needed = self.plan.upstream(cell.score)
+    def before(self, stage: Stage, folder: Path) -> LiveWork:
+        """The stage's own work in `folder`, not begun, with everything it rests on made or taken from the store."""
+        from alignbench.run.work import LiveWork
+
+        for key, below in self._in_order(stage):
+            if key != self.plan.key(stage):
+                self._settle(below, key)
+        return LiveWork(self.plan, stage, folder, self.engine, self._place, self.watcher.stage_advances)
+
+    def _in_order(self, last: Stage) -> list[tuple[str, Stage]]:
+        needed = self.plan.upstream(last)
         return [(key, stage) for key, stage in self.plan.stages.items() if key in needed]
 
     def _settle(self, stage: Stage, key: str) -> None:
