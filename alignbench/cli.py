@@ -100,6 +100,27 @@ def plugins(plugin: PluginModules = None) -> None:
 
 
 @app.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="methods, reward sources, or `harness`")] = None,
+    plugin: PluginModules = None,
+    learning: Annotated[bool, typer.Option("--learning", help="train to the optimum too; under a minute")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="print the checks, and the bugs each fails on")] = False,
+) -> None:
+    """Hold a method, a reward source or the harness against its contract. Exit code 1 if a check fails."""
+    from alignbench.plugins import load_catalog
+    from alignbench.testing.board import list_checks, run_checks
+
+    if list_:
+        list_checks(console)
+        return
+    if not names:
+        raise UserError(
+            "nothing to check: name a method, a reward source or `harness`; `alignbench plugins` lists them"
+        )
+    raise typer.Exit(run_checks(names, load_catalog(plugin or ()), "learning" if learning else "contract", console))
+
+
+@app.command()
 def fetch(names: Annotated[list[str] | None, typer.Argument(help="assets; default: all")] = None) -> None:
     """Fetch the model and the human ratings, verify them, keep them in the cache."""
     from alignbench.store.assets import fetch as fetch_assets

@@ -23,7 +23,8 @@ TABLE = {
     "scoring": "api engine errors store",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "run": "api engine errors feedback scoring store suite",
-    "cli": "__init__ errors plugins report run store suite",
+    "testing": "api engine errors feedback plugins run scoring store suite",
+    "cli": "__init__ errors plugins report run store suite testing",
 }
 ORDER = tuple(TABLE)
 FINE = {

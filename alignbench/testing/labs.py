@@ -1,0 +1,161 @@
+"""One reward source, or the engine itself, on one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from alignbench.api import AlignmentMethod, OptimizerConfig, RewardSource
+from alignbench.engine.device import isolated
+from alignbench.engine.meter import Meter
+from alignbench.engine.resident import Engine, Resident
+from alignbench.engine.trial import POLICY, LiveTrial
+from alignbench.feedback.checked import Checked
+from alignbench.plugins import Catalog, Plugin
+from alignbench.run.work import LiveWork
+from alignbench.store import Store
+from alignbench.store.assets import resolve_model
+from alignbench.suite.plan import make_plan
+from alignbench.suite.spec import Lora
+from alignbench.testing.worlds import TASK, shake, suite, working
+
+
+class SourceLab:
+    """One reward source, opened by the harness as it would for labelling."""
+
+    def __init__(self, plugin: Plugin[RewardSource], catalog: Catalog, shape: str, store: Store) -> None:
+        self.plugin = plugin
+        self.cls = plugin.cls
+        task = catalog.task(TASK)
+        rated = type("RatedOracle", (task.cls,), {"load_gold": _load_rated, "__module__": task.cls.__module__})
+        self.catalog = dataclasses.replace(
+            catalog,
+            tasks={**catalog.tasks, TASK: dataclasses.replace(task, cls=rated)},
+            methods={**catalog.methods, Idle.name: IDLE},
+        )
+        self.shape = shape
+        self.store = store
+
+    @contextmanager
+    def opened(self, seed: int = 0) -> Iterator[tuple[Checked, LiveWork]]:
+        """The source behind the harness's guard, and the work whose meter it is billed to."""
+        wanted = {"source": self.plugin.name, "pairs": 24}
+        plan = make_plan(suite(self.shape, Idle.name, 0, seed, comparisons=wanted), self.catalog)
+        stage = next(stage for stage in plan.stages.values() if stage.kind == "comparisons")
+        with working(plan, stage, self.store) as work, isolated(work.seed), ExitStack() as stack:
+            source = work.open_source(stack, stage.options["source"], stage.options["options"])
+            assert isinstance(source, Checked)
+            yield source, work
+
+    def texts(self, work: LiveWork) -> tuple[list[str], list[str], list[str]]:
+        """Prompts, and two different completions of each."""
+        rows = list(dict.fromkeys(work.task.demonstrations()))
+        by_prompt = {prompt: [row.completion for row in rows if row.prompt == prompt] for prompt, _ in rows}
+        pairs = [(p, a, b) for p, texts in by_prompt.items() for a, b in pairwise(texts)]
+        prompts, a, b = (list(column) for column in zip(*pairs, strict=True))
+        return prompts, a, b
+
+
+class Idle(AlignmentMethod):
+    """Asks for preferences and does nothing, so that somebody labels them."""
+
+    name = "conformance-idle"
+    needs = frozenset({"preferences"})
+
+    def train(self, trial: Any, config: Any) -> None:
+        pass
+
+
+IDLE: Plugin[AlignmentMethod] = Plugin(Idle.name, Idle, "alignbench", "-", "method")
+
+
+class Rated(RewardSource):
+    """The oracle's gold with raters that differ, for a source that simulates them."""
+
+    name = "rated"
+    rating_sd = 1.0
+
+    def __init__(self, gold: RewardSource) -> None:
+        super().__init__(gold.config)
+        self.gold = gold
+
+    def score(self, prompts: Any, completions: Any) -> Tensor:
+        return self.gold.score(prompts, completions)
+
+
+def _load_rated(task: Any, folder: Path, base: Any) -> RewardSource:
+    return Rated(super(type(task), task).load_gold(folder, base))
+
+
+class HarnessLab:
+    """The engine itself on one model."""
+
+    def __init__(self, catalog: Catalog, shape: str, store: Store) -> None:
+        task, source = catalog.task(TASK), catalog.source(TASK)
+        self.shape = shape
+        self.store = store
+        self.task = task.cls(task.cls.Config())
+        self.reward = source.cls(source.cls.Config())
+
+    @property
+    def model(self) -> Path:
+        return Path(resolve_model(f"oracle-{self.shape}"))
+
+    def resident(self, starts: Sequence[Path] = (), dropout: float = 0.0) -> Resident:
+        return Resident(self.model, starts, Lora(r=4, alpha=8, dropout=dropout), torch.device("cpu"), torch.float32)
+
+    def shaken(self, *, packs: bool = True) -> Resident:
+        """A model under an adapter that changes it; `packs`: a batch may pass as one packed row, or always padded."""
+        resident = self.resident()
+        resident.trunk.packs &= packs
+        shake(resident.add_adapter(POLICY, 0))
+        return resident
+
+    def plain(self) -> PreTrainedModel:
+        """The same weights by transformers alone."""
+        return AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32).eval().requires_grad_(False)
+
+    def start(self) -> Path:
+        """The folder of a supervised start's adapter, far from the base model."""
+        folder = self.store.root / f"start-{self.shape}"
+        if not folder.exists():
+            resident = self.resident()
+            shake(resident.add_adapter("start", 0), seed=3)
+            folder.mkdir(parents=True)
+            resident.save_adapter("start", folder)
+        return folder
+
+    def engine(self) -> Engine:
+        return Engine(self.model, Lora(r=4, alpha=8), torch.device("cpu"), torch.float32, OrderedDict())
+
+    @contextmanager
+    def trial(self, *, dropout: float = 0.0, with_start: bool = False) -> Iterator[tuple[LiveTrial, Resident]]:
+        """A live trial on the oracle task, its reward the task's own table."""
+        resident = self.resident([self.start()] if with_start else [], dropout)
+        limit = self.task.max_new_tokens
+        with tempfile.TemporaryDirectory(dir=self.store.root) as folder:
+            yield (
+                LiveTrial(
+                    resident, OptimizerConfig(), seed=0, max_steps=1, max_new_tokens=limit,
+                    prompts=self.task.prompts("train") * 20, meter=Meter(resident.device), workdir=Path(folder),
+                    preferences=[pair._asdict() for pair in self.task.human_pairs(24, 0)],
+                    reward=Checked(self.reward, "alignbench", Meter(resident.device)),
+                ),
+                resident,
+            )  # fmt: skip
+
+    def completions(self) -> list[str]:
+        return self.task.completions("") or []
+
+    def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        return self.reward.score(prompts, completions)

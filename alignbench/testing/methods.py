@@ -1,0 +1,322 @@
+"""Contract checks of a method: what the harness relies on whenever it runs one."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import torch
+import yaml
+from pydantic import ValidationError
+
+from alignbench.api import NEEDS, Config, MethodConfig, RewardSource, Task, Work
+from alignbench.engine.device import isolated
+from alignbench.run.stages import open_trial
+from alignbench.run.work import LiveWork
+from alignbench.store import Store
+from alignbench.suite.plan import Plan, PlanKit
+from alignbench.suite.spec import Suite
+from alignbench.testing.kit import Unmet, check, trains
+from alignbench.testing.trials import MethodLab
+
+LLAMA = ("llama",)
+
+
+@check(
+    "method", "declared_needs_are_what_it_uses", shapes=LLAMA, applies=trains,
+    requires=f"`needs` names what train() asks the trial for, of {', '.join(sorted(NEEDS))}.",
+    cause="a name missing from the class's `needs`; the default recipe makes nothing that is not named there",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    if surplus := lab.ran().tape.used - lab.cls.needs:
+        raise Unmet(f"train() used {', '.join(sorted(surplus))}; needs = {sorted(lab.cls.needs)}")
+
+
+@check(
+    "method", "config_survives_yaml", shapes=LLAMA,
+    requires="A Config written to YAML and read back equals itself, for every choice it offers.",
+    cause="a field of a type that YAML does not have, or a validator that changes what it accepts",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    for options in variations(lab.cls.Config):
+        config = lab.cls.Config(**options)
+        written = yaml.safe_dump(config.model_dump(mode="json"))
+        back = lab.cls.Config(**yaml.safe_load(written))
+        if back != config:
+            raise Unmet(f"{config!r} came back as {back!r}")
+
+
+@check(
+    "method", "every_config_field_is_read", shapes=LLAMA,
+    requires="recipe(), train(), decoding() and the optimiser together read every field, over all choices offered.",
+    cause="an option that does nothing; remove it, or read it",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    read: set[str] = set()
+
+    class Recording(lab.cls.Config):  # type: ignore[name-defined]
+        def __getattribute__(self, name: str) -> Any:
+            if name in type(self).__dict__.get("__pydantic_fields__", {}):
+                read.add(name)
+            return super().__getattribute__(name)
+
+    Recording.__module__ = lab.cls.Config.__module__
+    twin = lab.with_config(Recording)
+    for options in variations(lab.cls.Config):
+        read_by = read.copy()
+        Recording(**options)
+        read.clear()
+        read.update(read_by)  # what validation looked at does not count
+        if trains(lab.cls):
+            twin.run(options, steps=1)
+        else:
+            twin.plan(options)
+    fields = set(lab.cls.Config.model_fields)
+    if not trains(lab.cls):
+        fields -= set(MethodConfig.model_fields)  # options of an optimiser that never runs
+    if unread := fields - read:
+        raise Unmet(f"never read: {', '.join(sorted(unread))}")
+
+
+@check(
+    "method", "zero_budget_changes_nothing", applies=trains,
+    requires="With a budget of 0 steps the policy's weights stay bit-identical, and its KL is exactly 0.",
+    cause="an optimiser step, or an in-place change of weights, outside the budget",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    ran = lab.ran(steps=0)
+    if moved := changed(ran.weights_at_start, ran.weights):
+        raise Unmet(f"{len(moved)} of {len(ran.weights)} weight tensors changed, {moved[0]} first")
+    if ran.kl_nats != 0:
+        raise Unmet(f"the KL is {ran.kl_nats:.3g} nats")
+
+
+@check(
+    "method", "training_moves_the_policy", shapes=LLAMA, applies=trains,
+    requires="With a budget of a few steps the policy's weights change.",
+    cause="a loss without gradient to the policy, or a loop that never steps",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    ran = lab.ran()
+    if not changed(ran.weights_at_start, ran.weights):
+        raise Unmet(f"no weight changed in {ran.steps_used} steps")
+
+
+@check(
+    "method", "budget_is_never_exceeded", shapes=LLAMA, applies=trains,
+    requires="No more optimiser steps are taken than the budget allows, by whatever optimiser.",
+    cause="a loop that does not ask `trial.budget.is_spent`, or an optimiser of the method's own that is not counted",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    for steps in (1, 3):
+        ran = lab.ran(steps=steps)
+        if len(ran.tape.gradients) > steps or ran.steps_used > steps:
+            raise Unmet(f"{len(ran.tape.gradients)} optimiser steps in a budget of {steps} ({ran.steps_used} counted)")
+
+
+@check(
+    "method", "same_seed_same_bits", shapes=LLAMA, applies=trains,
+    requires="Two runs with one seed end bit-identical, and another seed ends elsewhere.",
+    cause="a draw from something that the seed does not set: time, a set's order, an unseeded generator; or a seed of "
+    "the method's own that overrides the run's",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    first, again, other = lab.ran(), lab.run(lab.calm()), lab.ran(seed=1)
+    if moved := changed(first.weights, again.weights):
+        raise Unmet(f"two runs with seed 0 differ in {len(moved)} weight tensors, {moved[0]} first")
+    if not changed(first.weights, other.weights) or torch.equal(first.tape.gradients[0], other.tape.gradients[0]):
+        raise Unmet("seeds 0 and 1 gave the same run")
+
+
+@check(
+    "method", "surroundings_are_restored", shapes=LLAMA, applies=trains,
+    requires="After the run the global generators, default dtype, grad mode, working directory and thread count are as "
+    "before.",
+    cause="a global setting that train() changes; all but the generators it must restore itself",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    generators = _generators()
+    with lab.working(lab.calm()) as work:
+        before = _settings()
+        with isolated(work.seed):
+            _train(work)
+            inside = _settings()
+        after = _settings()
+    for name, value in before.items():
+        for when, settings in (("train()", inside), ("the stage", after)):
+            if settings[name] != value:
+                raise Unmet(f"{name} was {value} and is {settings[name]} after {when}")
+    if _generators() != generators:
+        raise Unmet("a global random generator is in another state after the run")
+
+
+@check(
+    "method", "files_stay_in_workdir", shapes=LLAMA, applies=trains,
+    requires="train() writes no file outside `trial.workdir`.",
+    cause="a path relative to the working directory; build it from `trial.workdir`",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    outside: list[str] = []
+    with lab.opened(lab.calm()) as (trial, method, config, _, _), tempfile.TemporaryDirectory() as empty:
+        home = Path.cwd()
+        os.chdir(empty)
+        try:
+            with _watching_writes(outside):
+                method.train(trial, config)
+            left = [str(path.relative_to(empty)) for path in Path(empty).rglob("*")]
+        finally:
+            os.chdir(home)
+        inside = trial.workdir.resolve()
+        written = [path for path in outside if inside not in Path(empty, path).resolve().parents]
+    if written or left:
+        raise Unmet(f"written outside: {', '.join(dict.fromkeys([*left, *written]))}")
+
+
+@check(
+    "method", "gold_and_held_out_prompts_are_out_of_reach", shapes=LLAMA, applies=trains,
+    requires="Nothing that scores, and no held-out prompt, is reachable from the trial's public attributes.",
+    cause="a recipe or a trial that hands on the task, the store or the gold reward",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    held_out = "the held-out prompt of this check"
+    with lab.with_held_out(held_out).opened(lab.calm()) as (trial, *_):
+        for path, thing in _reachable(trial):
+            if isinstance(thing, RewardSource | Task | Work | Suite | Plan | PlanKit | Store):
+                raise Unmet(f"{path} is a {type(thing).__name__}")
+            if isinstance(thing, str) and held_out in thing:
+                raise Unmet(f"{path} holds a held-out prompt")
+
+
+@check(
+    "method", "only_added_weights_change", applies=trains,
+    requires="Base and start weights keep their digest, and the reference gives the same log-probabilities, while the "
+    "policy moves.",
+    cause="an optimiser over `trial.policy.parameters()` without `requires_grad`, a merge, or weights trained in place",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    ran = lab.ran()
+    if ran.frozen[0] != ran.frozen[1]:
+        raise Unmet("weights below the adapter changed")
+    if not torch.equal(*ran.reference):
+        gap = (ran.reference[0] - ran.reference[1]).abs().max()
+        raise Unmet(f"the reference's log-probabilities moved by up to {gap:.3g} nats")
+    if ran.kl_nats == 0:
+        raise Unmet("the policy's KL from the reference is 0 after training: the two are one")
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def variations(config: type[Config]) -> list[dict[str, Any]]:
+    """The defaults, and options that between them take every other value of each Literal and bool field; those that the
+    validators refuse are left out."""
+    choices = {
+        name: [True, False] if field.annotation is bool else list(get_args(field.annotation))
+        for name, field in config.model_fields.items()
+        if field.annotation is bool or get_origin(field.annotation) is Literal
+    }
+    accepted: list[dict[str, Any]] = [{}]
+    for name, values in choices.items():
+        for value in values:
+            with suppress(ValidationError):
+                if config(**{name: value}) != config():
+                    accepted.append({name: value})
+    return accepted
+
+
+def own_choices(config: type[Config]) -> list[dict[str, Any]]:
+    """The variations without those of the optimiser, which is the harness's."""
+    return [options for options in variations(config) if not options.keys() & MethodConfig.model_fields.keys()]
+
+
+def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that differ in any bit, and of those that only one side has."""
+    return [n for n in {**before, **after} if n not in before or n not in after or not torch.equal(before[n], after[n])]
+
+
+def _train(work: LiveWork) -> None:
+    with ExitStack() as stack:
+        run = open_trial(work, stack)
+        run.method.train(run.trial, run.config)
+
+
+def _generators() -> list[Any]:
+    return [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "grad mode": torch.is_grad_enabled(),
+        "working directory": str(Path.cwd()),
+        "thread count": torch.get_num_threads(),
+    }
+
+
+_writes: list[list[str]] = []  # who listens to the audit hook, which cannot be taken off again
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _writes:
+        return
+    if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+        mode, flags = args[1], args[2]
+        writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if mode is None else bool(set(mode) & set("wax+"))
+        if writes:
+            _writes[-1].append(os.fsdecode(args[0]))
+    elif event == "os.mkdir":
+        _writes[-1].append(os.fsdecode(args[0]))
+
+
+@contextmanager
+def _watching_writes(seen: list[str]) -> Iterator[None]:
+    """Paths that Python code opens for writing; caches of code and of devices left out."""
+    if not _hooked:
+        sys.addaudithook(_audit)
+        _hooked.append(True)
+    _writes.append([])
+    try:
+        yield
+    finally:
+        skipped = ("/dev/", "/proc/", "/sys/")
+        seen += [p for p in _writes.pop() if not p.startswith(skipped) and "__pycache__" not in p]
+
+
+_hooked: list[bool] = []
+
+
+FOREIGN = ("torch", "transformers", "peft", "tokenizers", "builtins")  # what these hold is no plugin's business
+
+
+def _reachable(root: Any, depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """(path, object) for what public attributes and containers lead to, nearest first."""
+    waiting: list[tuple[str, Any, int]] = [("trial", root, depth)]
+    seen: set[int] = set()
+    while waiting:
+        path, thing, left = waiting.pop(0)
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        yield path, thing
+        if left:
+            waiting += [(f"{path}{step}", inner, left - 1) for step, inner in _inner(thing)]
+
+
+def _inner(thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, Mapping):
+        yield from ((f"[{key!r}]", value) for key, value in thing.items())
+    elif isinstance(thing, list | tuple):
+        yield from ((f"[{i}]", value) for i, value in enumerate(thing))
+    elif hasattr(thing, "column_names"):  # a data set
+        yield from ((f"[{name!r}]", list(thing[name])) for name in thing.column_names)
+    elif hasattr(thing, "__dict__") and type(thing).__module__.split(".")[0] not in FOREIGN:
+        properties = [n for n in dir(type(thing)) if isinstance(getattr(type(thing), n), property)]
+        public = [name for name in (*vars(thing), *properties) if name[0] != "_"]
+        yield from ((f".{name}", getattr(thing, name)) for name in public)
