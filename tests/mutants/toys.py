@@ -1,0 +1,165 @@
+"""A sound method and a sound source, and others that break one clause of the contract each: `BREAKS` says which."""
+
+from __future__ import annotations
+
+import os
+from math import log
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, PositiveFloat, field_validator
+
+import alignbench
+from alignbench import AlignmentMethod, Config, Inputs, Kit, MethodConfig, RewardSource, Trial
+
+BREAKS: dict[str, str] = {}  # plugin -> the check that must fail on it
+
+
+def breaks(check: str) -> Any:
+    def note(cls: Any) -> Any:
+        cls.name = cls.__name__.lower()
+        BREAKS[cls.name] = check
+        return cls
+
+    return note
+
+
+class Sound(AlignmentMethod):
+    name = "sound"
+    needs = frozenset({"preferences"})
+    kl_knob = "beta"
+
+    class Config(MethodConfig):
+        beta: PositiveFloat = 0.1
+
+    def beta(self, config: Any) -> float:
+        return config.beta
+
+    def loss_at_start(self, config: Any) -> float:
+        return log(2)
+
+    def train(self, trial: Trial, config: Any) -> None:
+        for pair in trial.preference_batches():
+            margin = trial.logprob_gap(pair) - trial.reference_gap(pair)
+            loss = torch.nn.functional.softplus(-config.beta * margin)
+            trial.step(loss.mean(), count=len(loss), margin_nats=margin.mean())
+
+
+@breaks("declared_needs_are_what_it_uses")
+class Undeclared(Sound):
+    needs = frozenset()
+
+    def recipe(self, config: Any, kit: Kit) -> Inputs:
+        return Inputs(start := kit.sft(), preferences=kit.comparisons(start))
+
+
+@breaks("config_survives_yaml")
+class Doubling(Sound):
+    class Config(Sound.Config):
+        @field_validator("beta")
+        @classmethod
+        def _twice(cls, beta: float) -> float:
+            return 2 * beta
+
+        @field_validator("learning_rate")
+        @classmethod
+        def _half(cls, rate: float) -> float:
+            return rate / 2
+
+        model_config = ConfigDict(validate_default=True)
+
+
+@breaks("every_config_field_is_read")
+class Unread(Sound):
+    class Config(Sound.Config):
+        gamma: float = 1.0
+
+
+@breaks("zero_budget_changes_nothing")
+class Eager(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        with torch.no_grad():
+            for name, p in trial.policy.named_parameters():
+                if "lora_B" in name:
+                    p.add_(0.01)
+        super().train(trial, config)
+
+
+@breaks("training_moves_the_policy")
+class Idle(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        for pair in trial.preference_batches():
+            trial.step(0 * trial.logprob_gap(pair).mean())
+
+
+@breaks("budget_is_never_exceeded")
+class Greedy(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        super().train(trial, config)
+        own = torch.optim.SGD([p for p in trial.policy.parameters() if p.requires_grad], lr=1e-4)
+        sum(p.sum() for group in own.param_groups for p in group["params"]).backward()
+        own.step()
+
+
+@breaks("same_seed_same_bits")
+class Unseeded(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        for pair in trial.preference_batches():
+            trial.step(-trial.logprob_gap(pair).mean() * (1 + os.urandom(1)[0] + os.urandom(1)[0] / 256))
+
+
+@breaks("surroundings_are_restored")
+class Untidy(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        super().train(trial, config)
+        torch.set_grad_enabled(False)
+
+
+@breaks("files_stay_in_workdir")
+class Scribbling(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        (trial.workdir / "allowed.txt").write_text("notes")
+        Path("notes.txt").write_text("notes")
+        super().train(trial, config)
+
+
+@breaks("only_added_weights_change")
+class Deep(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        super().train(trial, config)
+        with torch.no_grad():
+            next(p for name, p in trial.policy.named_parameters() if "lora_" not in name).mul_(1.01)
+
+
+class Vowels(RewardSource):
+    name = "vowels"
+
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        return torch.tensor([float(text.count("a")) for text in completions])
+
+
+@breaks("source_config_survives_yaml")
+class Shrinking(Vowels):
+    class Config(Config):
+        scale: float = 1.0
+        model_config = ConfigDict(validate_default=True)
+
+        @field_validator("scale")
+        @classmethod
+        def _half(cls, scale: float) -> float:
+            return scale / 2
+
+
+def _offered(base: type) -> list[Any]:
+    return [cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, base) and cls is not base]
+
+
+@alignbench.hookimpl
+def alignbench_methods() -> list[type[AlignmentMethod]]:
+    return _offered(AlignmentMethod)
+
+
+@alignbench.hookimpl
+def alignbench_reward_sources() -> list[type[RewardSource]]:
+    return _offered(RewardSource)

@@ -1,0 +1,170 @@
+"""The kit's doors: what a failure says, how an expected one is held to, and what names are refused."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import alignbench.testing
+from alignbench.errors import UserError
+from alignbench.plugins import load_catalog
+from alignbench.suite.spec import Suite
+from alignbench.testing import TRAPS, CheckFailure, all_checks, checks_for, parametrize_checks
+from alignbench.testing.board import list_checks, run_checks
+from alignbench.testing.kit import SPEED_VARIABLE, check
+
+TOYS = "mutants.toys"
+CATALOG = load_catalog([TOYS])
+
+
+def test_a_failure_says_plugin_check_observed_required_and_likely_cause() -> None:
+    unread = next(one for one in checks_for("unread", "contract", CATALOG) if one.check.name.startswith("every_config"))
+    with pytest.raises(CheckFailure) as failure:
+        unread()
+    assert str(failure.value).splitlines() == [
+        "plugin:       unread (module mutants.toys -)",
+        "check:        every_config_field_is_read (on the llama-shaped model)",
+        "observed:     never read: gamma",
+        "required:     recipe(), train(), decoding() and the optimiser together read every field, over all choices "
+        "offered.",
+        "likely cause: an option that does nothing; remove it, or read it",
+    ]
+
+
+def test_an_exception_of_the_plugins_own_is_a_failure_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, trial: object, config: object) -> None:
+        raise ZeroDivisionError("by a batch of none")
+
+    monkeypatch.setattr(CATALOG.methods["idle"].cls, "train", broken)
+    first = next(
+        one for one in checks_for("idle", "contract", CATALOG) if one.check.name == "training_moves_the_policy"
+    )
+    with pytest.raises(CheckFailure, match=r"observed: +ZeroDivisionError: by a batch of none"):
+        first()
+
+
+def test_learning_comes_on_top_of_contract_and_each_subject_has_its_own_checks() -> None:
+    def names(subject: str, speed: str) -> list[str]:
+        return [one.check.name for one in checks_for(subject, speed, CATALOG)]  # type: ignore[arg-type]
+
+    contract, learning = names("sound", "contract"), names("sound", "learning")
+    assert set(learning) - set(contract) == {one.name for one in all_checks() if one.speed == "learning"}
+    assert {one.subject for one in all_checks() if one.name in names("vowels", "learning")} == {"source"}
+    assert {one.subject for one in all_checks() if one.name in names("harness", "learning")} == {"harness"}
+
+
+def test_what_does_not_train_is_not_asked_how_it_trains() -> None:
+    names = {one.check.name for one in checks_for("sft", "learning", load_catalog())}
+    assert names == {"config_survives_yaml", "every_config_field_is_read"}
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match="no method or reward source 'dpoo': did you mean 'dpo'"):
+        checks_for("dpoo")
+
+
+def test_an_expected_failure_of_no_check_is_refused() -> None:
+    with pytest.raises(UserError, match="no check 'config_survive_yaml': did you mean 'config_survives_yaml'"):
+        parametrize_checks(["sound"], expected_failures={"config_survive_yaml": "why not"}, plugins=[TOYS])
+
+
+def test_two_checks_of_one_name_are_an_error() -> None:
+    name = all_checks()[0].name
+    with pytest.raises(ValueError, match=f"two checks are named '{name}'"):
+        check("method", name, requires="", cause="")(lambda lab: None)
+
+
+def test_the_environment_chooses_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count() -> int:
+        return len(parametrize_checks(["sound"], plugins=[TOYS]).args[1])
+
+    contract = count()
+    monkeypatch.setenv(SPEED_VARIABLE, "learning")
+    assert count() > contract
+    monkeypatch.setenv(SPEED_VARIABLE, "fast")
+    with pytest.raises(UserError, match="ALIGNBENCH_CHECKS: 'contract' or 'learning' is allowed, got 'fast'"):
+        count()
+
+
+AUTHORS_TEST = """
+from alignbench.testing import parametrize_checks
+
+EXPECTED = {{"every_config_field_is_read": "not yet"}}
+
+@parametrize_checks(["{plugin}"], expected_failures=EXPECTED, plugins=["mutants.toys"])
+def test_conformance(check):
+    check()
+"""
+
+
+@pytest.fixture
+def authors_run(tmp_path: Path) -> Callable[[str], str]:
+    """`authors_run(plugin)`: the last line of pytest's output on a test file that expects one check to fail."""
+
+    def run(plugin: str) -> str:
+        (tmp_path / "test_author.py").write_text(AUTHORS_TEST.format(plugin=plugin))
+        places = f"{Path(__file__).parents[1]}"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "config", "test_author.py"]
+        code = f"import sys; sys.path[:0] = ['{places}']; import pytest; sys.exit(pytest.main({command[3:]!r}))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.stdout.strip().splitlines()[-1]
+
+    return run
+
+
+def test_an_expected_failure_is_one_and_a_mended_one_is_noticed(authors_run: Callable[[str], str]) -> None:
+    assert "1 passed" in (said := authors_run("unread"))
+    assert "1 xfailed" in said
+    assert "1 failed, 1 passed" in authors_run("sound")  # it passes although it was to fail
+
+
+def test_the_command_prints_a_line_per_check_then_each_failure_and_says_it_in_its_code() -> None:
+    console = Console(record=True, width=200)
+    assert run_checks(["shrinking", "vowels"], CATALOG, "contract", console) == 1
+    text = console.export_text()
+    assert "shrinking  source_config_survives_yaml  FAILED" in text
+    assert "vowels  source_config_survives_yaml  ok" in text
+    assert "likely cause: a field of a type that YAML does not have" in text
+    assert "passed, 1 failed, 0 do not apply" in text
+    assert run_checks(["vowels"], CATALOG, "contract", console) == 0
+
+
+def test_the_command_takes_a_module_that_is_not_installed_and_refuses_an_unknown_name_in_one_line() -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        whole = [sys.executable, "-m", "alignbench.cli", "check", *arguments]
+        return subprocess.run(whole, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+
+    done = command("vowels", "--plugin", TOYS)
+    assert (done.returncode, "6 passed, 0 failed" in done.stdout) == (0, True), done.stderr
+    refused = command("vowel", "--plugin", TOYS)
+    assert refused.returncode == 2
+    assert refused.stderr == "alignbench: no method or reward source 'vowel': did you mean 'vowels'?\n"
+
+
+def test_the_list_names_every_check_with_what_it_requires_and_every_trap() -> None:
+    console = Console(record=True, width=1000)
+    list_checks(console)
+    text = console.export_text()
+    for one in all_checks():
+        assert one.name in text
+        assert one.requires in text
+    for number, title in TRAPS.items():
+        assert f"{number} {title}" in text
+
+
+def test_no_plugins_name_stands_in_the_kit() -> None:
+    """But for the oracle, whose task is the kit's world, and for the words that name a section of a suite."""
+    catalog = load_catalog()
+    names = {*catalog.methods, *catalog.sources} - {"oracle"} - set(Suite.model_fields)
+    for file in Path(alignbench.testing.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text())
+        said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not said & names, file
+        assert not [module for module in imported if module.startswith("alignbench_")], file
