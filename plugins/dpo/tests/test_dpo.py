@@ -136,3 +136,9 @@ def test_training_starts_at_margin_0_and_learns_the_preference(
     assert last["loss"] < first["loss"]
     assert last["margin_nats"] > 0.1
     assert last["accuracy"] == 1
+
+
+@pytest.mark.parametrize("options", [{"loss_type": "ipo"}, {"loss_type": "robust"}, {"label_smoothing": 0.1}])
+def test_the_closed_form_is_claimed_for_the_sigmoid_loss_on_labels_as_they_are(options):
+    assert DPO().beta(DPO.Config(beta=0.3)) == 0.3
+    assert DPO().beta(DPO.Config(beta=0.3, **options)) is None

@@ -373,3 +373,21 @@ def test_without_a_kl_term_the_reward_rises_and_a_large_one_holds_the_policy_nea
     assert far > 3 * near > 0
     assert much > little + 0.1
     assert much > 0.2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ent_coef": 0.01},
+        {"kl_controller": "adaptive"},
+        {"missing_eos_penalty": 1.0},
+        {"gamma": 0.9},
+        {"temperature": 0.7},
+        {"whiten_rewards": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_closed_form_is_claimed_for_the_plain_objective_alone(other):
+    plain = {"kl_coef": 0.3, "ent_coef": 0.0}
+    assert PPO().beta(PPO.Config(**plain)) == 0.3
+    assert PPO().beta(PPO.Config(**{**plain, **other})) is None
