@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -146,6 +147,20 @@ def table(
         print(markdown)
     else:
         inject(readme, suite, markdown)
+
+
+@app.command()
+def new(
+    kind: Annotated[Literal["method", "reward"], typer.Argument(help="an alignment method or a reward source")],
+    name: Annotated[str, typer.Argument(help="what suites will call it, such as my-method")],
+    into: Annotated[Path, typer.Option(help="folder that receives NAME/")] = Path(),
+) -> None:
+    """Write a plugin that works: a distribution with its module, tests and README, to change into your own."""
+    from alignbench.scaffold.write import new_distribution
+
+    folder = new_distribution(kind, name, into)
+    place = shlex.quote(str(folder))
+    console.print(f"{place}/ written; next: cd {place} && pip install -e . && pytest", highlight=False, markup=False)
 
 
 @app.command()
