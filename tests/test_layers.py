@@ -26,6 +26,7 @@ TABLE = {
     "run": "api engine errors feedback scoring store suite",
     "testing": "api engine errors feedback plugins run scoring store suite",
     "cli": "__init__ errors plugins report run scaffold store suite testing",
+    "docs": "api cli hookspecs plugins testing",
 }
 ORDER = tuple(TABLE)
 FINE = {

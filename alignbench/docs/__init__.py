@@ -1,0 +1,1 @@
+"""The reference page, generated from the code it describes."""

@@ -1,0 +1,67 @@
+"""What a plugin author may define, call and set, read off the source of `alignbench.api`.
+
+From the source and not from the objects, because what an attribute means stands in the comment beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from alignbench import api
+
+
+class Attribute(NamedTuple):
+    name: str
+    type: str
+    default: str  # "" where there is none
+    meaning: str  # the comment beside it
+
+
+class Call(NamedTuple):
+    signature: str
+    is_required: bool  # a subclass must define it
+    meaning: str  # the docstring's first paragraph
+
+
+class Contract(NamedTuple):
+    """One class of `alignbench.api`."""
+
+    name: str
+    meaning: str
+    attributes: list[Attribute]
+    calls: list[Call]
+
+
+def contract(name: str) -> Contract:
+    lines = inspect.getsource(api).splitlines()
+    (node,) = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == name]
+    return Contract(name, _paragraph(node), list(_attributes(node, lines)), list(_calls(node)))
+
+
+def _attributes(node: ast.ClassDef, lines: list[str]) -> Iterator[Attribute]:
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            comment = lines[(line.end_lineno or line.lineno) - 1].encode()[line.end_col_offset or 0 :].decode()
+            default = "" if line.value is None else ast.unparse(line.value)
+            meaning = comment.strip().removeprefix("#").strip()
+            yield Attribute(line.target.id, ast.unparse(line.annotation), default, meaning)
+
+
+def _calls(node: ast.ClassDef) -> Iterator[Call]:
+    for call in node.body:
+        if not isinstance(call, ast.FunctionDef) or call.name.startswith("_"):
+            continue
+        marks = {ast.unparse(mark) for mark in call.decorator_list}
+        call.args.args = call.args.args[1:]  # without self
+        arguments = re.sub(r"(: [^=]+)=", r"\1 = ", ast.unparse(call.args))  # spaced as PEP 8 has it
+        arguments = "" if "property" in marks else f"({arguments})"
+        returns = "" if call.returns is None else f" -> {ast.unparse(call.returns)}"
+        yield Call(f"{call.name}{arguments}{returns}", "abstractmethod" in marks, _paragraph(call))
+
+
+def _paragraph(node: ast.ClassDef | ast.FunctionDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n\n")[0]
