@@ -174,7 +174,11 @@ def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]
     from alignbench.suite.plan import make_plan
     from alignbench.suite.spec import find_suite, load_suite
 
-    return make_plan(load_suite(find_suite(name)), load_catalog(modules or ()))
+    catalog = load_catalog(modules or ())
+    for failure in catalog.failures:
+        if failure.entry_point in (modules or ()):  # asked for by name, so not passed over as an installed one would be
+            raise UserError(f"--plugin {failure.entry_point}: {failure.cause}")
+    return make_plan(load_suite(find_suite(name)), catalog)
 
 
 def _complain(text: str) -> None:

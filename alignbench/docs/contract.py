@@ -45,10 +45,19 @@ def contract(name: str) -> Contract:
 def _attributes(node: ast.ClassDef, lines: list[str]) -> Iterator[Attribute]:
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            comment = lines[(line.end_lineno or line.lineno) - 1].encode()[line.end_col_offset or 0 :].decode()
             default = "" if line.value is None else ast.unparse(line.value)
-            meaning = comment.strip().removeprefix("#").strip()
-            yield Attribute(line.target.id, ast.unparse(line.annotation), default, meaning)
+            yield Attribute(line.target.id, ast.unparse(line.annotation), default, _comment(line, lines))
+
+
+def _comment(line: ast.AnnAssign, lines: list[str]) -> str:
+    """What stands behind an attribute, or else in the comment lines above it."""
+    behind = lines[(line.end_lineno or 0) - 1].encode()[line.end_col_offset or 0 :].decode()
+    above: list[str] = []
+    for text in reversed(lines[: line.lineno - 1]):
+        if not text.strip().startswith("#"):
+            break
+        above.insert(0, text)
+    return " ".join(text.strip().removeprefix("#").strip() for text in ([behind] if behind.strip() else above))
 
 
 def _calls(node: ast.ClassDef) -> Iterator[Call]:

@@ -133,9 +133,54 @@ def test_a_bug_keeps_its_traceback(alignbench, suite_file, tmp_path: Path) -> No
     assert "ZeroDivisionError" in said.err
 
 
+LOOSE = """
+import alignbench
+class Loose(alignbench.AlignmentMethod):
+    name = "loose"
+    summary = "not installed"
+    needs = frozenset({"preferences"})
+    def train(self, trial, config):
+        for pair in trial.preference_batches():
+            trial.step(-trial.logprobs(pair.chosen).sum(-1).mean())
+@alignbench.hookimpl
+def alignbench_methods(): return [Loose]
+"""
+
+
+def test_a_module_beside_the_suite_is_listed_planned_and_run_uninstalled(alignbench, suite_file, tmp_path: Path) -> None:
+    (tmp_path / "loose_module.py").write_text(LOOSE)
+    path, loaded = str(suite_file(["sft", "loose"])), ("--plugin", "loose_module")
+    listed = next(line for line in alignbench("plugins", *loaded).out.splitlines() if "loose" in line)
+    assert listed.split() == "method loose preferences module loose_module - not installed".split()
+    said = alignbench("plan", path, *loaded)
+    assert (said.code, said.err) == (0, "")
+    assert "train loose" in said.out
+    said = alignbench("run", path, *loaded)
+    assert (said.code, said.err) == (0, "")
+    assert "| loose |" in (tmp_path / "results" / "tiny" / "table.md").read_text()
+    said = alignbench("run", path)
+    assert (said.code, said.out) == (2, "")
+    assert "no method 'loose' is installed" in said.err
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_module_named_on_the_command_line_that_does_not_load_is_one_line(
+    command: str, alignbench, suite_file, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_module.py").write_text("import alignbench\n1 / 0\n")
+    path = str(suite_file(["sft"]))
+    problem = "ZeroDivisionError: division by zero; the traceback: python -c 'import broken_module'"
+    assert alignbench(command, path, "--plugin", "broken_module") == Said(
+        2, "", f"alignbench: --plugin broken_module: {problem}\n"
+    )
+    said = alignbench(command, path, "--plugin", "nowhere_module")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("alignbench: --plugin nowhere_module: ModuleNotFoundError: No module named")
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["plugins"], ["plan", "SUITE"], ["version"], ["table", "nothing"]],
+    [["--help"], ["run", "--help"], ["plugins"], ["plan", "SUITE"], ["version"], ["table", "nothing"], ["new", "method", "mine"]],
     ids=" ".join,
 )
 def test_what_trains_nothing_imports_no_torch(arguments: list[str], suite_file, tmp_path: Path) -> None:
