@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sysconfig
+import venv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -107,3 +111,35 @@ def shake() -> Callable:
                 p.copy_(torch.randn(p.shape, generator=generator) * scale)
 
     return randomise
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`workshop(script, folder)`: a shell as a plugin's author has it, in a virtual environment that sees the packages
+    of this one and installs into itself; no network, an empty cache."""
+    pytest.importorskip("setuptools")
+    root = tmp_path / "environment"
+    venv.create(root, with_pip=False, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(root)}))
+    # A .pth of its own and not --system-site-packages, which would show the packages below this environment.
+    (site / "below.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    for name, module in {"alignbench": "alignbench.cli", "pip": "pip", "pytest": "pytest"}.items():
+        command = root / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{root}/bin/python" -m {module} "$@"\n')
+        command.chmod(0o755)
+    own = {
+        "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+        "ALIGNBENCH_HOME": str(tmp_path / "home"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_BUILD_ISOLATION": "off",  # the value of build_isolation, in spite of the variable's name
+    }
+
+    def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-ec", script], cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False
+        )
+
+    return run
