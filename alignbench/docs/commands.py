@@ -41,7 +41,9 @@ def _command(name: str | None, function: Any) -> Command:
         is_flag, is_optional = inner is bool, parameter.default is not inspect.Parameter.empty
         typed = parameter.name.upper()
         if isinstance(info, OptionInfo):
-            typed = (info.param_decls or [f"--{parameter.name.replace('_', '-')}"])[0]
+            # Within Annotated typer takes the first name given to an option for its default.
+            names = [str(name) for name in (info.default, *(info.param_decls or ())) if str(name).startswith("--")]
+            typed = [*names, f"--{parameter.name.replace('_', '-')}"][0]
         else:
             words.append(f"[{typed}]" if is_optional else typed)
         default = "" if not is_optional or is_flag or parameter.default is None else str(parameter.default)

@@ -38,7 +38,9 @@ class Contract(NamedTuple):
 
 def contract(name: str) -> Contract:
     lines = inspect.getsource(api).splitlines()
-    (node,) = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == name]
+    (node,) = [
+        node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == name
+    ]
     return Contract(name, _paragraph(node), list(_attributes(node, lines)), list(_calls(node)))
 
 

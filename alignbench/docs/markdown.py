@@ -13,7 +13,9 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 def prose(text: str) -> str:
     """One paragraph: `code` between backticks stays code, everything else is taken literally."""
     parts = _CODE.split(" ".join(text.split()))
-    return "".join(part if i % 2 else _MARKUP.sub(r"\\\g<0>", part.translate(_ENTITIES)) for i, part in enumerate(parts))
+    return "".join(
+        part if i % 2 else _MARKUP.sub(r"\\\g<0>", part.translate(_ENTITIES)) for i, part in enumerate(parts)
+    )
 
 
 def code(text: str) -> str:

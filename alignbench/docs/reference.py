@@ -116,7 +116,7 @@ def _checks() -> Iterator[str]:
         yield f"### {code(check.name)}"
         lines = [f"- subject: {check.subject}; speed: {check.speed}", f"- requires: {prose(check.requires)}"]
         if check.traps:
-            lines.append("- kills: " + "; ".join(f"{n} {prose(TRAPS[n].title)}" for n in check.traps))
+            lines.append("- kills: " + "; ".join(f"{n} {prose(TRAPS[n])}" for n in check.traps))
         yield "\n".join(lines)
 
 

@@ -101,8 +101,9 @@ def test_prose_and_code_render_as_what_they_say(text: str) -> None:
     assert rendered(prose(text)) == text
     assert rendered(code(text)) == text
     assert rendered(code(f"`{text}`")) == f"`{text}`"
-    assert rendered(table(["x"], [[prose(text)], [code(text)]])).split("\n")[-2:] != [text]
-    assert [line for line in rendered(table(["x"], [[prose(text)], [code(text)]])).split("\n") if line][1:] == [text] * 2
+    assert [line for line in rendered(table(["x"], [[prose(text)], [code(text)]])).split("\n") if line][1:] == [
+        text
+    ] * 2
 
 
 def test_code_within_prose_stays_code() -> None:
@@ -110,7 +111,5 @@ def test_code_within_prose_stays_code() -> None:
 
 
 def test_the_command_that_renews_the_page_writes_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "alignbench.docs"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    subprocess.run([*command, tmp_path / "page.md"], check=True)
-    assert (tmp_path / "page.md").read_text() == printed == reference_page()
+    subprocess.run([sys.executable, "-m", "alignbench.docs", tmp_path / "page.md"], check=True)
+    assert (tmp_path / "page.md").read_text() == reference_page()
