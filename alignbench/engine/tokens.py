@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignbench.api import TokenBatch
 from alignbench.errors import UserError
+
+TEXTS = 2**15  # kept with their ids
 
 
 def stacked(*batches: TokenBatch) -> TokenBatch:
@@ -36,6 +39,10 @@ class Codec:
         self.eos: int = tokenizer.eos_token_id
         self.bos: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.pad: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        # each epoch reads the same texts: on a small model the tokenizer was a third of DPO's time
+        self._encoded = lru_cache(TEXTS)(
+            lambda text: tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        )
 
     def prompt(self, text: str) -> list[int]:
         return [self.bos, *self.plain(text)]
@@ -45,7 +52,7 @@ class Codec:
 
     def plain(self, text: str) -> list[int]:
         """Ids without special tokens. A text that spells one out (`<|im_end|>`) stays text: it may come from anyone."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return list(self._encoded(text))
 
     def text(self, ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -55,7 +55,7 @@ BAD_SUITES = {
     "no such data file": (hh("HERE/wrng.jsonl"), "task: HERE/wrng.jsonl: no such file", "did you mean 'wrong.jsonl'?"),
     "wrong column": (hh("HERE/wrong.jsonl"), "task: HERE/wrong.jsonl, line 1: no column", "wanted: chosen, rej"),
     "empty data": (hh("HERE/empty.jsonl"), "task: HERE/empty.jsonl: no preference pair in it", "0 rows with"),
-    "no such model folder": ({"model": "HERE/nowhere"}, "model: model 'HERE/nowhere' is", "allowed: oracle-gpt2, oracle-llama, smollm2-135m"),
+    "no such model folder": ({"model": "HERE/nowhere"}, "model: model 'HERE/nowhere' is", "allowed: oracle-gpt2"),
     "a folder that is no model": ({"model": "HERE"}, "model: model 'HERE' ", "a folder written by save_pretrained"),
     "more prompts than there are": ({"evaluation": {"prompts": 999}}, "evaluation.prompts: 999 asked", "lower it or"),
     "more pairs than there are": (
