@@ -37,10 +37,9 @@ class Contract(NamedTuple):
 
 
 def contract(name: str) -> Contract:
-    lines = inspect.getsource(api).splitlines()
-    (node,) = [
-        node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef) and node.name == name
-    ]
+    lines = inspect.getsource(getattr(api, name)).splitlines()
+    (node,) = ast.parse("\n".join(lines)).body
+    assert isinstance(node, ast.ClassDef)
     return Contract(name, _paragraph(node), list(_attributes(node, lines)), list(_calls(node)))
 
 

@@ -1,0 +1,54 @@
+"""The contract between the harness and its plugins. No torch is imported here, so that listing and planning stay quick.
+
+A *method* trains a LoRA policy inside a `Trial`. A *reward source* scores or compares completions. A *task* brings
+prompts, preferences and the gold reward. A method says what it trains from in `recipe`: a small graph of *stages*
+(supervised start, samples, comparisons, reward model, or its own), which the harness caches and shares by content.
+"""
+
+from alignbench.api.config import Config, MethodConfig, OptimizerConfig
+from alignbench.api.methods import NEEDS, AlignmentMethod, Decoding
+from alignbench.api.stages import Inputs, Kit, SourceRef, Stage, Work
+from alignbench.api.tasks import (
+    Demonstration,
+    HeldOutPairs,
+    HumanModel,
+    Labels,
+    Pair,
+    RewardSource,
+    Rubric,
+    SourceRoom,
+    Split,
+    Task,
+)
+from alignbench.api.tensors import ActorCritic, PreferenceBatch, Rollout, TokenBatch
+from alignbench.api.trial import Budget, Trial
+
+__all__ = [
+    "ActorCritic",
+    "AlignmentMethod",
+    "Budget",
+    "Config",
+    "Decoding",
+    "Demonstration",
+    "HeldOutPairs",
+    "HumanModel",
+    "Inputs",
+    "Kit",
+    "Labels",
+    "MethodConfig",
+    "NEEDS",
+    "OptimizerConfig",
+    "Pair",
+    "PreferenceBatch",
+    "RewardSource",
+    "Rollout",
+    "Rubric",
+    "SourceRef",
+    "SourceRoom",
+    "Split",
+    "Stage",
+    "Task",
+    "TokenBatch",
+    "Trial",
+    "Work",
+]

@@ -1,0 +1,110 @@
+"""What a row starts from: a small graph of stages, which the harness caches and shares by content."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # `tasks` builds on this file, `tensors` annotates alone
+    from alignbench.api.tasks import Rubric, Task
+    from alignbench.api.tensors import Rollout
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cached step of a plan. Its content key hashes kind, options, inputs, and the code of `run`."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
+    inputs: Mapping[str, Stage] = field(default_factory=dict)  # named upstream stages
+    run: Callable[[Work], None] | None = None  # a plugin's own stage; None for the harness's kinds
+
+
+class SourceRef(NamedTuple):
+    """A reward source by name, with its options: the torch-free description of a `RewardSource`."""
+
+    name: str
+    options: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one training run starts from. `reward` is a fitted reward model's stage or an unfitted source."""
+
+    start: Stage | None  # None: the base model
+    preferences: Stage | None = None
+    reward: Stage | SourceRef | None = None
+
+
+class Work(ABC):
+    """What the function behind a stage may touch."""
+
+    options: Mapping[str, Any]
+    folder: Path  # what is written here is the stage
+    task: Task
+    seed: int
+
+    @abstractmethod
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows an upstream stage saved."""
+
+    @abstractmethod
+    def save_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Save rows of JSON values as this stage's result."""
+
+    @abstractmethod
+    def resident(self, start: str | None = None) -> AbstractContextManager[Any]:
+        """The start point that input `start` made, or the base model: an engine.Resident without adapters."""
+
+    @abstractmethod
+    def sample(self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float = 1.0) -> Rollout:
+        """One completion per prompt, metered and seeded."""
+
+    @abstractmethod
+    def count(self, **counts: int) -> None:
+        """Add to the cost ledger: tokens_trained, tokens_judged, labels_human, labels_ai."""
+
+    @abstractmethod
+    def progress(self, done: int, total: int) -> None:
+        """Tell whoever watches."""
+
+
+class Kit(ABC):
+    """Builds a recipe's stages. Equal calls give equal stages, so two methods that ask for the same thing share it."""
+
+    @abstractmethod
+    def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
+        """Supervised start on the task's demonstrations, or on `data` (rows of prompt, completion), on top of `on`."""
+
+    @abstractmethod
+    def samples(self, start: Stage | None) -> Stage:
+        """`samples.per_prompt` completions of each label prompt, sampled from `start`."""
+
+    @abstractmethod
+    def compare(self, samples: Stage, source: SourceRef) -> Stage:
+        """Preferences: `samples` labelled by a reward source."""
+
+    @abstractmethod
+    def comparisons(self, start: Stage | None) -> Stage:
+        """The human comparisons the suite names: the task's real pairs, or the start's samples labelled by a panel."""
+
+    @abstractmethod
+    def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:
+        """A Bradley-Terry reward model, an adapter and a head on `start`, fitted to `comparisons`."""
+
+    @abstractmethod
+    def reward(self, start: Stage | None) -> Stage | SourceRef:
+        """The row's own `reward:` if the suite names one, else the reward model on the human comparisons."""
+
+    @abstractmethod
+    def stage(self, kind: str, run: Callable[[Work], None], inputs: Mapping[str, Stage], **options: Any) -> Stage:
+        """A plugin's own stage, made by a module-level function `run(work)`; cached and metered like the rest."""
+
+    @property
+    @abstractmethod
+    def rubric(self) -> Rubric:
+        """The task's guidelines for whoever rates a completion, human or model."""

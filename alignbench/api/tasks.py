@@ -1,0 +1,148 @@
+"""A task and a reward source: what is asked of a policy, and who judges it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from alignbench.api.config import Config
+from alignbench.api.stages import Kit, Stage
+
+if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
+    from torch import Tensor
+
+Labels = Literal["human", "ai", "free"]
+Split = Literal["train", "label", "eval"]
+
+
+class SourceRoom(NamedTuple):
+    """What a reward source may use to get ready."""
+
+    rubric: Rubric
+    base: Any  # the base model on its device (engine.Resident), adapters off
+    human_model: HumanModel | None  # the fitted rater model; None unless the source declares `simulates_humans`
+    seed: int
+
+
+class RewardSource(ABC):
+    """Scores or compares completions. Higher is better."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    labels: ClassVar[Labels] = "free"  # what one call costs: a human label, an AI label, nothing
+    is_trainable_signal: ClassVar[bool] = True  # False: it may label data, but no method may optimise it directly
+    simulates_humans: ClassVar[bool] = False  # True: it is handed the task's rater model
+    Config: ClassVar[type[Config]] = Config
+    labels_per_comparison: int = 1  # judgements one comparison takes
+    tokens_judged: int = 0  # a source that runs a model adds the tokens it read
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def prepare(self, room: SourceRoom) -> None:  # noqa: B027
+        """Load what is needed. Called once, before the first score."""
+
+    @abstractmethod
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        """(B,) float32, finite."""
+
+    def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> Tensor:
+        """(B,) probability that `a` beats `b`; by default the Bradley-Terry sigmoid of the score difference."""
+        return (self.score(prompts, a) - self.score(prompts, b)).sigmoid()
+
+
+class HumanModel(RewardSource):
+    """A gold reward fitted to human ratings: it predicts the mean rating of a text."""
+
+    rating_sd: float  # SD of single ratings around the mean of their text, on the rating scale
+
+
+class Rubric(NamedTuple):
+    """One guideline for every rater, human or model, in the words a rater reads."""
+
+    guideline: str  # what to look at
+    subject: str  # what a text is called: "Review"
+    quality: str  # what is asked of it: "Sentiment"
+    best: str  # the label of a good text: "Positive"
+    worst: str  # the label of a bad one: "Negative"
+    is_continuation: bool = False  # True: a completion goes on with its prompt's own sentence
+
+
+class Demonstration(NamedTuple):
+    prompt: str
+    completion: str
+
+
+class Pair(NamedTuple):
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class HeldOutPairs(NamedTuple):
+    """Real human preferences no training stage saw, and how well one human does on them."""
+
+    pairs: list[Pair]
+    human_accuracy: float | None  # agreement of one rater with the others, the ceiling; None if unknown
+
+
+class Task(ABC):
+    """Prompts, demonstrations, human preferences and the gold reward of one setting."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Config: ClassVar[type[Config]] = Config
+    rubric: ClassVar[Rubric]
+    data_seed: int = 0  # draws the splits; the harness sets it to the suite's
+    max_new_tokens: int
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Tokens read of a completion from the task's data; the rest is cut. Samples end at `max_new_tokens`."""
+        return self.max_new_tokens
+
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256 over the data this task reads; part of every stage's key. UserError names a missing or wrong file."""
+
+    @abstractmethod
+    def prompts(self, split: Split) -> list[str]:
+        """`train` for rollouts, `label` for comparisons, `eval` for scoring; no text is in two of them."""
+
+    def completions(self, prompt: str) -> list[str] | None:
+        """Every completion the prompt can have, for a task so small that they can be listed: rows are then held against
+        the closed-form optimum. The task's human pairs must follow its gold reward by Bradley-Terry."""
+        return None
+
+    @abstractmethod
+    def demonstrations(self) -> list[Demonstration]:
+        """Data of the supervised start."""
+
+    @abstractmethod
+    def human_pairs(self, count: int, seed: int) -> list[Pair]:
+        """Real human preferences of the training split."""
+
+    @abstractmethod
+    def held_out_pairs(self) -> HeldOutPairs:
+        """Real human preferences of the held-out split."""
+
+    @abstractmethod
+    def gold(self, kit: Kit) -> Stage:
+        """The stage that fits the gold reward: `kit.stage(...)` of the task's own, or a reward model."""
+
+    @abstractmethod
+    def load_gold(self, folder: Path, base: Any) -> RewardSource:
+        """The fitted gold reward from its stage's folder; `base` is the base model (engine.Resident)."""
+
+    def gold_card(self, gold: RewardSource) -> dict[str, float]:
+        """The gold's own validity on held-out human data, each figure by name."""
+        return {}
+
+    def describe(self) -> str:
+        """One line for the foot of a table: the data and how much of it."""
+        return self.name

@@ -1,0 +1,108 @@
+"""One training run, as its method sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignbench.api.tensors import ActorCritic, PreferenceBatch, Rollout, TokenBatch
+
+if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
+    import random
+
+    import torch
+    from datasets import Dataset
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+
+class Budget:
+    """Optimiser steps: the unit in which every method gets the same allowance."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self.used = 0
+
+    @property
+    def is_spent(self) -> bool:
+        return self.used >= self.max_steps
+
+
+class Trial(ABC):
+    """Everything one training run may touch. The gold reward and the held-out prompts are not among it."""
+
+    policy: nn.Module  # the start point under a fresh LoRA adapter
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    prompts: Dataset  # column `prompt`
+    # columns `prompt`, `chosen`, `rejected`, TRL's explicit-prompt format; and `chosen_ended`, `rejected_ended`: False
+    # where the text is a sample cut at its limit, so that no end of sequence follows it
+    preferences: Dataset | None
+    budget: Budget
+    rng: random.Random  # the run's own; the global generators are left alone
+    workdir: Path  # the only place for files
+
+    @abstractmethod
+    def preference_batches(self) -> Iterator[PreferenceBatch]:
+        """Shuffled batches, epoch by epoch, until the budget is spent. UserError if the recipe gave no preferences."""
+
+    @abstractmethod
+    def prompt_batches(self, size: int) -> Iterator[list[str]]:
+        """Shuffled lists of `size` training prompts until the budget is spent."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
+        """Tokens of prompt + completion + end of sequence. UserError if a prompt exceeds the model's window."""
+
+    @abstractmethod
+    def sample(self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None) -> Rollout:
+        """One completion per prompt by the current policy: whole distribution, no top-k or top-p, dropout off."""
+
+    @abstractmethod
+    def logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+        """(B, T) float32 log-probabilities of the response tokens in nats, with gradient."""
+
+    @abstractmethod
+    def reference_logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+        """(B, T) the same under the start point, without gradient."""
+
+    @abstractmethod
+    def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
+        """Log-probabilities, entropies and state values: `value_head` of the policy's own hidden states, in one pass,
+        or of the critic's, where `add_critic` made one."""
+
+    @abstractmethod
+    def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
+        """(B,) log p(chosen) - log p(rejected) in nats, with gradient; with `mean`, nats per response token."""
+
+    @abstractmethod
+    def reference_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
+        """(B,) the same under the start point; computed once per row and kept."""
+
+    @abstractmethod
+    def reward(self, rollout: Rollout) -> Tensor:
+        """(B,) float32 scores by the recipe's reward, metered. UserError if the recipe gave none."""
+
+    @abstractmethod
+    def hidden_size(self) -> int:
+        """Width of the hidden states a head reads."""
+
+    @abstractmethod
+    def add_trainable(self, module: nn.Module) -> nn.Module:
+        """Train `module` beside the adapter; it is moved to the trial's device. Call it before the first step."""
+
+    @abstractmethod
+    def add_critic(self) -> None:
+        """Train a second adapter, whose hidden states `actor_critic` gives to the value head. Before the first step."""
+
+    @abstractmethod
+    def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
+        """Backward; at each full accumulation clip, step, schedule and tick the budget. `loss` is a mean over `count`
+        items (pairs, tokens): a step over several passes takes the mean over all their items. A loss that is not finite
+        ends the run with an error that names the metrics."""
+
+    @abstractmethod
+    def log(self, **metrics: float | Tensor) -> None:
+        """Record numbers at the current step without a backward pass."""
