@@ -24,21 +24,19 @@ SECONDS_PER_UNIT = {
 
 
 def plan_table(plan: Plan, store: Store) -> Table:
-    """One line per stage, and a last one with the sum."""
+    """One line per stage, one with the sum, and one with what the cells would take each by itself."""
     seen = seconds_per_unit(plan, store)
+    estimates = {key: size(stage) * seen.get(stage.kind, 1.0) for key, stage in plan.stages.items()}
+    missing = {key: seconds for key, seconds in estimates.items() if not store.has(key)}
     table = Table("key", "stage", "state", "estimate", box=None, pad_edge=False)
-    total, missing = 0.0, 0
     for key, stage in plan.stages.items():
-        is_cached = store.has(key)
-        seconds = 0.0 if is_cached else size(stage) * seen.get(stage.kind, 1.0)
-        total, missing = total + seconds, missing + (not is_cached)
-        table.add_row(
-            key[:12],
-            escape(describe(stage)),
-            "cached" if is_cached else "to do",
-            "" if is_cached else f"{seconds:.0f} s",
-        )
-    table.add_row("", f"{len(plan.stages)} stages, {len(plan.cells)} cells", f"{missing} to do", f"{total:.0f} s")
+        state, seconds = ("to do", f"{missing[key]:.0f} s") if key in missing else ("cached", "")
+        table.add_row(key[:12], escape(describe(stage)), state, seconds)
+    whole = f"{len(plan.stages)} stages, {len(plan.cells)} cells"
+    table.add_row("", whole, f"{len(missing)} to do", f"{sum(missing.values()):.0f} s")
+    alone = [estimates[key] for cell in plan.cells for key in plan.upstream(cell.score)]
+    saved = f"{len(alone) - len(plan.stages)} stages and {1 - sum(estimates.values()) / sum(alone):.0%}"
+    table.add_row("", f"sharing saves {saved} of the time of the cells one by one", "", "")
     return table
 
 

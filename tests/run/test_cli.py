@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,7 +221,8 @@ def test_plugins_lists_every_kind_with_its_distribution(alignbench) -> None:
 def test_plan_computes_nothing_and_names_every_stage_once(alignbench, suite_file, tmp_path: Path) -> None:
     said = alignbench("plan", str(suite_file(["sft", "ppo"])))
     assert (said.code, said.err) == (0, "")
-    keys = [line.split()[0] for line in said.out.splitlines()[1:-1]]
+    keys = [line.split()[0] for line in said.out.splitlines()[1:-2]]
     assert len(keys) == len(set(keys)) > 10
     assert f"{len(keys)} stages, 2 cells" in said.out
+    assert re.search(r"sharing saves [1-9]\d* stages and [1-9]\d?% of the time", said.out)
     assert not (tmp_path / "home" / "stages").exists()
