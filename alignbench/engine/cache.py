@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
 from alignbench.engine.packing import ATTENTION_EXTRAS, UnpackableError
+from alignbench.errors import UserError
 
 ATTENTION = "alignbench_grouped"
 
@@ -47,9 +48,14 @@ class _Roomy(DynamicLayer):
 
 
 def make_cache(model: PreTrainedModel, room: int, is_plain: bool) -> DynamicCache:
-    """A cache with room for `room` tokens a row; transformers' own where the attention is not plain, or not every layer
-    keeps all it has seen."""
+    """A cache with room for `room` tokens a row; transformers' own where the attention is not plain, or some layer
+    forgets what is far back. UserError for a model that keeps something else than keys and values."""
     cache = DynamicCache(config=model.config)
+    if strange := [layer for layer in cache.layers if not isinstance(layer, DynamicLayer)]:
+        raise UserError(
+            f"{type(model).__name__} keeps a {type(strange[0]).__name__}, of which rows cannot be dropped or repeated: "
+            "use a model whose layers all attend"
+        )
     if is_plain and all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [_Roomy(room) for _ in cache.layers]
     return cache

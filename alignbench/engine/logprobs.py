@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 ROWS_PER_BLOCK = 256  # rows of logits held at once without gradient: 256 x 49152 float32 is 50 MB
 FLOAT_ROWS = 32  # rows read in float32 at a time: 6 MB, which stays in a CPU's cache
@@ -31,6 +32,7 @@ class _Nats(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, temperature: float, wants_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)  # an output nobody used costs nothing
         parts = []
         for z, y in zip(logits.split(FLOAT_ROWS), labels.split(FLOAT_ROWS), strict=True):
             z = z.float() / temperature
@@ -45,6 +47,7 @@ class _Nats(torch.autograd.Function):
         return chosen, entropies if wants_entropy else None
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, labels, totals, entropies = ctx.saved_tensors
         grad_chosen, grad_entropy = grads

@@ -7,12 +7,12 @@ are kept. The arithmetic is LoRA's (Hu et al. 2021, arXiv:2106.09685, eq. 3): y 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 
@@ -30,6 +30,7 @@ class _LoraProduct(torch.autograd.Function):
         return out.addmm_(low, b.T, alpha=scaling)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, low, weight, a, b = ctx.saved_tensors
         (grad,) = grads
@@ -41,8 +42,8 @@ class _LoraProduct(torch.autograd.Function):
 def quicken(module: nn.Module) -> None:
     """Give every plain LoRA layer below `module` the short forward; PEFT's own stays for what that doesn't cover."""
     for layer in module.modules():
-        if isinstance(layer, PeftLinear) and isinstance(layer.base_layer, nn.Linear | Conv1D):
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        if type(layer) is PeftLinear and type(layer.base_layer) in (nn.Linear, Conv1D):
+            layer.__class__ = Quick
 
 
 def _forward(layer: PeftLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -50,15 +51,24 @@ def _forward(layer: PeftLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return layer.base_layer(x, *args, **kwargs)
     name = layer.active_adapters[0]
     if len(layer.active_adapters) > 1 or args or kwargs or layer.merged or name in layer.lora_variant:
-        return type(layer).forward(layer, x, *args, **kwargs)
+        return PeftLinear.forward(layer, x, *args, **kwargs)
     if name not in layer.lora_A:
         return layer.base_layer(x)
     base, dropout = layer.base_layer, layer.lora_dropout[name]
     a, b = layer.lora_A[name], layer.lora_B[name]
     is_dropping = layer.training and not isinstance(dropout, nn.Identity)
-    if is_dropping or b.bias is not None or not x.dtype == base.weight.dtype == a.weight.dtype:
-        return type(layer).forward(layer, x)
+    is_hooked = base._forward_hooks or base._forward_pre_hooks  # they would not be called
+    is_mixed = not x.dtype == base.weight.dtype == a.weight.dtype or torch.is_autocast_enabled(x.device.type)
+    if is_dropping or is_hooked or is_mixed or b.bias is not None:
+        return PeftLinear.forward(layer, x)
     weight = base.weight.T if isinstance(base, Conv1D) else base.weight
     rows = x.reshape(-1, x.shape[-1])
     out = _LoraProduct.apply(rows, weight, base.bias, a.weight, b.weight, layer.scaling[name])
     return out.view(*x.shape[:-1], -1)
+
+
+class Quick(PeftLinear):
+    """A PEFT layer with the forward above. A class, because a method put on the layer itself would be a cycle that
+    keeps an evicted model's weights in memory until the collector comes round."""
+
+    forward = _forward

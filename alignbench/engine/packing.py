@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, PreTrainedModel
 
 from alignbench.api import TokenBatch
 
 ATTENTION = "alignbench_packed"
-ATTENTION_EXTRAS = ("softcap", "s_aux", "head_mask")  # what transformers' attention functions may be asked for besides
+ATTENTION_EXTRAS = ("softcap", "s_aux")  # what transformers' attention functions may be asked for besides
 LONGEST = 512  # tokens of a sequence; beyond it the blocks' (T, T) scores cost more than the padding saved
+LONGEST_FUSED = 128  # the same where a fused kernel keeps no scores (GPUs); set by reasoning, not yet measured
 
 
 class UnpackableError(Exception):
@@ -60,13 +62,18 @@ class Layout:
         self._order = order
         self._is_seen = is_key[:, None] & (ranks[:, None] <= order[..., None])  # (B, Tq, Tk)
         rank = (batch.is_token.cumsum(-1) - 1).clamp_min(0)
-        self.place = self._keys.gather(1, rank.clamp_max(self.longest - 1))  # (B, T), 0 on padding
+        self.place = self._keys.gather(1, rank.clamp_max(self.longest - 1))  # (B, T); on padding any
         is_own = batch.is_token & (rank >= own[:, None])
         self.ids = batch.ids[is_own][None]  # (1, N)
         self.positions = rank[is_own][None]
         self.own, self.lengths = own.tolist(), lengths.tolist()
         self._heads: dict[tuple[int, int], Heads] = {}
         self._bias: dict[tuple[int | None, torch.dtype], Tensor] = {}
+
+    @property
+    def saw_no_window(self) -> bool:
+        """Whether the attention that used this layout was handed no sliding window."""
+        return all(window is None for window, _ in self._bias)
 
     def heads(self, count: int, groups: int) -> Heads:
         """`count` query heads over `groups` key heads."""
@@ -102,7 +109,7 @@ def _own(batch: TokenBatch, lengths: Tensor) -> tuple[Tensor, Tensor]:
         prompt = tuple(token for token, is_real in zip(ids, real, strict=True) if is_real)
         owner.append(first.setdefault(prompt, row))
         # a row that is all prompt keeps its last token, so that every row has a query
-        own.append(0 if owner[-1] == row else min(len(prompt), int(lengths[row]) - 1))
+        own.append(0 if owner[-1] == row else max(0, min(len(prompt), int(lengths[row]) - 1)))
     return torch.tensor(own, device=lengths.device), torch.tensor(owner, device=lengths.device)
 
 
@@ -142,6 +149,7 @@ class _Attention(torch.autograd.Function):
         return out.view(q.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights = ctx.saved_tensors
         heads, size, groups = ctx.heads, q.shape[-1], k.shape[1]

@@ -47,8 +47,9 @@ class Resident:
         self.device = device
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            # torch's fused CPU attention loses to two batched products at the short lengths trained here
-            attention = "eager" if device.type == "cpu" else "sdpa"
+            # torch's fused CPU attention loses to two batched products at the short lengths trained here; elsewhere the
+            # model's own choice, for not every model has a fused one
+            attention = "eager" if device.type == "cpu" else None
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -145,11 +146,11 @@ class Resident:
             raise KeyError(name)
         outer = None if self._is_off or self._peft is None else self._peft.active_adapter
         was_training = self.base.training
-        if was_training:
-            self.base.eval()
-        if self._peft is not None:
-            self._switch(name)
         try:
+            if was_training:
+                self.base.eval()
+            if self._peft is not None:
+                self._switch(name)
             yield
         finally:
             if self._peft is not None:
@@ -236,10 +237,10 @@ class Resident:
     @torch.no_grad()
     def _head_is_last_step(self) -> bool:
         """Whether logits are the output embeddings of the final hidden state, with nothing (scaling, capping) after."""
-        batch = self.trunk.probe()
-        ours = self.head(self.hidden(batch))[0]
-        theirs = self.base(input_ids=batch.ids[:1], use_cache=False).logits[0]
-        return self.trunk.is_close(ours, theirs)
+        ids = self.trunk.probe().ids[:1]
+        ours = self.head(self.base.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        # to the last bit: a cap or a scale that changes little here may change much on other logits
+        return torch.equal(ours, self.base(input_ids=ids, use_cache=False).logits)
 
 
 class Engine(NamedTuple):

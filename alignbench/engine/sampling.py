@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from alignbench.engine.cache import grouped, make_cache
 from alignbench.engine.resident import Resident, positions
@@ -97,7 +96,7 @@ def last_logits(resident: Resident, inputs: dict[str, Any]) -> Tensor:
 def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> Tensor:
     """(B, V) logits of the token after `prefix + rest`, for rests of any length; the prefix is computed once."""
     codec, device, count = resident.codec, resident.device, len(rests)
-    cache = DynamicCache(config=resident.base.config)
+    cache = make_cache(resident.base, 0, is_plain=False)
     resident.base.base_model(
         input_ids=torch.tensor([list(prefix)], device=device), past_key_values=cache, use_cache=True
     )

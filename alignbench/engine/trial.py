@@ -75,7 +75,7 @@ class LiveTrial(Trial):
         self._config = config
         self._adapter = resident.add_adapter(POLICY, seed)
         self._extra: list[nn.Parameter] = []
-        self._has_critic = False
+        self._critic: list[nn.Parameter] = []
         self._optimizer: Optimizer | None = None
         self._reward = reward
         self._meter = meter
@@ -93,7 +93,7 @@ class LiveTrial(Trial):
         self.preferences = (
             None
             if preferences is None
-            else Dataset.from_list([{name: row.get(name) for name in PREFERENCE_COLUMNS} for row in preferences])
+            else Dataset.from_dict({name: [row.get(name) for row in preferences] for name in PREFERENCE_COLUMNS})
         )
         self.budget = Budget(max_steps)
         self.rng = random.Random(seed)
@@ -155,7 +155,7 @@ class LiveTrial(Trial):
     def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
         self._count(tokens)
         logprobs, entropies, states = self._resident.logprobs_and_entropies(tokens, temperature)
-        if self._has_critic:
+        if self._critic:
             self._count(tokens)
             with self._resident.using(CRITIC):
                 states = self._resident.states_before(tokens)
@@ -188,28 +188,29 @@ class LiveTrial(Trial):
         return module
 
     def add_critic(self) -> None:
-        weights = self._resident.add_adapter(CRITIC, self._seed)
+        self._critic = self._resident.add_adapter(CRITIC, self._seed)
+        self._train_too(self._critic, "add_critic")
         self._resident.activate(POLICY)
-        self._train_too(weights, "add_critic")
-        self._has_critic = True
 
     def _train_too(self, weights: Iterable[nn.Parameter], call: str) -> None:
         if self._optimizer is not None:
             raise RuntimeError(f"{call} comes before the first step: the optimiser is already made")
-        self._extra += list(weights)
+        self._extra += [weight for weight in weights if weight.requires_grad]
 
     def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
         if self.budget.is_spent:
             raise RuntimeError(
                 f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
             )
+        if count <= 0:
+            raise ValueError(f"step(count={count}): a loss is the mean over at least one item")
         if self._optimizer is None:
             rate = self._config.learning_rate
             self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
         self.log(loss=loss, **metrics)
         checked(loss, self.history[-1])
-        for weight in self._extra:
-            weight.requires_grad_(True)  # PEFT switched the critic's off with its adapter
+        for weight in self._critic:
+            weight.requires_grad_(True)  # PEFT switched it off with the adapter
         if self._optimizer.accumulate(loss, count):
             self.budget.used += 1
             self._progress(self.budget.used, self.budget.max_steps)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from alignbench.api import TokenBatch
 from alignbench.engine.frozen import FrozenStates
-from alignbench.engine.packing import LONGEST, Layout, UnpackableError, attending
+from alignbench.engine.packing import LONGEST, LONGEST_FUSED, Layout, attending
 from alignbench.errors import UserError
 
 
@@ -55,7 +55,7 @@ class Trunk:
         bare model's. Those below give the same states to policy, reference and reward model, so each sequence passes
         them once; not where weights below may be in training mode (dropout)."""
         layout = self._layout(batch)
-        if not self.shares_frozen_blocks or self.model.training or adapted >= len(self.blocks):
+        if not self.shares_frozen_blocks or self._is_training or adapted >= len(self.blocks):
             return self._run(batch, layout)
         below = self._frozen_states(batch, layout, len(self.blocks) - adapted - 1)
         setattr(*self._home, nn.ModuleList(self.blocks[-adapted:]))
@@ -65,10 +65,16 @@ class Trunk:
             setattr(*self._home, self.blocks)
 
     def _layout(self, batch: TokenBatch) -> Layout | None:
-        """None where a batch runs padded: dropout draws by place, and long sequences have kernels of their own."""
-        if not self.packs or self.model.training or batch.ids.shape[1] > LONGEST:
-            return None
-        return Layout(batch)
+        """None where a batch runs padded: dropout draws by place, autocast changes dtypes within a step, and long
+        sequences have kernels of their own."""
+        device = batch.ids.device.type
+        longest = LONGEST if device == "cpu" else LONGEST_FUSED
+        is_unfit = self._is_training or torch.is_autocast_enabled(device) or batch.ids.shape[1] > longest
+        return Layout(batch) if self.packs and not is_unfit else None
+
+    @property
+    def _is_training(self) -> bool:
+        return any(block.training for block in self.blocks)
 
     def _run(self, batch: TokenBatch, layout: Layout | None, below: Tensor | None = None) -> States:
         if layout is None:
@@ -142,10 +148,14 @@ class Trunk:
     def _row_equals_batch(self) -> bool:
         """Whether sequences of several lengths, two with one prompt, end in a packed row where they do in a batch."""
         batch = self.probe()
-        whole = self._run(batch, None)
+        whole, layout = self._run(batch, None), Layout(batch)
         try:
-            packed = self._run(batch, Layout(batch))
-        except UnpackableError:
+            packed = self._run(batch, layout)
+        except Exception:  # whatever a model's code says of such a row, it runs padded
+            return False
+        config = self.model.config
+        window = getattr(config, "attention_chunk_size", None) or getattr(config, "sliding_window", None) or LONGEST
+        if window < LONGEST and layout.saw_no_window:  # it lives in the mask alone, which a packed row replaces
             return False
         return self.is_close(packed.at(batch.is_token), whole.at(batch.is_token))
 
@@ -159,8 +169,11 @@ class Trunk:
         batch = self.probe()
         whole = self._run(batch, self._layout(batch))
         self.shares_frozen_blocks = True
-        shared = self.states(batch, adapted)
-        self.shares_frozen_blocks = self.is_close(shared.at(batch.is_token), whole.at(batch.is_token))
+        try:
+            shared = self.states(batch, adapted).at(batch.is_token)
+        except Exception:  # as above
+            shared = torch.full_like(whole.rows[:1], torch.nan)
+        self.shares_frozen_blocks = self.is_close(shared, whole.at(batch.is_token))
         self.forget()
 
     def is_close(self, ours: Tensor, theirs: Tensor) -> bool:

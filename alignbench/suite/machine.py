@@ -13,7 +13,7 @@ from pathlib import Path
 def hardware() -> str:
     """The machine's architecture, whether it has a GPU, and fast bfloat16 units in its CPU."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    has_device = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    has_device = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
     has_gpu = (has_device and not is_hidden) or sys.platform == "darwin"
     return f"{platform.machine()}{' gpu' if has_gpu else ''}{' bf16' if has_fast_bfloat16() else ''}"
 

@@ -184,6 +184,16 @@ class Suite(Config):
                 raise ValueError(f"{twins} are both labelled '{row.label}'; give one of them another `label`")
         return rows
 
+    @model_validator(mode="after")
+    def _lists_are_of_one_length(self) -> Suite:
+        is_mixed = self.comparisons.source != "human" and self.comparisons.human_pairs and self.samples.per_prompt != 2
+        if self.reward_model.loss == "listwise" and is_mixed:
+            raise ValueError(
+                f"reward_model.loss: listwise cannot take lists of {self.samples.per_prompt} (samples.per_prompt) and "
+                "pairs (comparisons.human_pairs) together; set human_pairs to 0, or loss to pairwise"
+            )
+        return self
+
     def cells(self, kl_knobs: Mapping[str, str | None]) -> tuple[Cell, ...]:
         """The rows with their sweeps unfolded. `kl_knobs`: the `kl_knob` of every known method."""
         cells: dict[str, Cell] = {}

@@ -1,10 +1,14 @@
 """The short LoRA forward against PEFT's own, numbers and gradients, and where it steps aside."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from peft.tuners.lora import Linear as PeftLinear
+
+from alignbench.engine.lora import Quick
 
 PROMPTS, COMPLETIONS = ["the film is", "a"], [" a good one", " bad"]
 
@@ -15,7 +19,8 @@ def layers(made):
 
 def use_pefts_own(made):
     for layer in layers(made):
-        del layer.forward
+        assert type(layer) is Quick
+        layer.__class__ = PeftLinear
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "gemma2"])
@@ -70,3 +75,45 @@ def test_the_adapter_that_is_active_is_the_one_that_acts(resident, shake):
         for name, seen in ours.items():
             with made.using(name):
                 torch.testing.assert_close(made.logprobs(batch), seen, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_is_let_go_leaves_memory_at_once(resident):
+    """Without the cycle collector, which may not come for minutes."""
+    made = resident("llama")
+    made.add_adapter("policy", 0)
+    weight = weakref.ref(layers(made)[0].base_layer.weight)
+    made.drop_adapters()
+    gc.collect()  # of transformers' and PEFT's own cycles
+    made.add_adapter("again", 0)
+    quick = weakref.ref(layers(made)[0])
+    gc.disable()
+    try:
+        made.drop_adapters()
+        assert quick() is None
+    finally:
+        gc.enable()
+    del made
+    gc.collect()
+    assert weight() is None
+
+
+def test_a_trainer_under_autocast_gets_pefts_forward(resident, shake):
+    made = resident("llama")
+    shake(made.add_adapter("policy", 0))
+    batch = made.codec.encode(PROMPTS, COMPLETIONS, max_new_tokens=12)
+    plain = made.logprobs(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = made.logprobs(batch)
+        half.sum().backward()
+    assert not torch.equal(half, plain)
+    torch.testing.assert_close(half, plain, atol=0.3, rtol=0.1)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong(resident, shake):
+    made = resident("llama")
+    weights = made.add_adapter("policy", 0)
+    shake(weights)
+    states = made.hidden(made.codec.encode(PROMPTS, COMPLETIONS, max_new_tokens=12))
+    first = torch.autograd.grad(states.square().sum(), weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        sum(g.square().sum() for g in first).backward()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig, PhimoeConfig
 
 from alignbench.api import TokenBatch
 from alignbench.engine.packing import Layout
@@ -72,6 +73,38 @@ def test_a_window_hides_what_lies_further_back(resident):
 def test_a_model_with_more_in_its_attention_runs_padded(plain):
     assert not Trunk(plain("gemma2")).packs
     assert Trunk(plain("llama")).packs
+
+
+def tiny(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+SMALL = {
+    "vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 2, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def test_a_window_the_attention_is_told_of_is_kept_and_one_in_the_mask_alone_is_not_packed():
+    batch = TokenBatch(torch.arange(24)[None] + 3, torch.ones(1, 24).bool(), torch.ones(1, 24).bool())
+    told = Trunk(tiny(MistralConfig(**SMALL, sliding_window=5)))
+    assert told.packs
+    with torch.no_grad():
+        states = []
+        for told.packs in (True, False):
+            states.append(told.states(batch, 2).at(batch.is_token))
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)
+    assert not Trunk(tiny(PhimoeConfig(**SMALL, sliding_window=8, num_local_experts=2))).packs
+
+
+def test_a_model_whose_code_cannot_take_a_row_loads_and_runs_padded():
+    config = FalconConfig(
+        vocab_size=40, hidden_size=32, num_attention_heads=4, num_hidden_layers=2, alibi=True,
+        new_decoder_architecture=False,
+    )  # fmt: skip
+    assert not Trunk(tiny(config)).packs
 
 
 def test_the_second_pass_over_a_kept_prompt_computes_nothing_below_the_adapters(resident, shake):

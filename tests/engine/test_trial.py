@@ -223,6 +223,25 @@ def test_a_token_means_passes_weigh_by_their_tokens(trial, shake):
     assert (after[0] - after[1]).abs().mean() < 1e-6
 
 
+def test_a_step_on_no_items_is_refused(trial):
+    made = trial("llama")
+    with pytest.raises(ValueError, match=r"count=0"):
+        made.step(made.logprobs(everything(made)).sum(), count=0)
+
+
+def test_what_a_method_froze_in_its_own_module_stays(trial):
+    made = trial("llama")
+    module = torch.nn.Sequential(torch.nn.Linear(32, 4), torch.nn.Linear(4, 1))
+    module[0].requires_grad_(False)
+    kept = module[0].weight.clone()
+    made.add_trainable(module)
+    moved = module[1].weight.clone()
+    for _ in range(2):
+        made.step(made.actor_critic(everything(made), module).values.sum())
+    assert torch.equal(module[0].weight, kept)
+    assert not torch.equal(module[1].weight, moved)
+
+
 def test_no_end_of_sequence_follows_a_sample_that_was_cut(trial):
     rows = [
         {"prompt": "a", "chosen": " good", "rejected": " bad", "chosen_ended": False, "rejected_ended": True},

@@ -278,3 +278,12 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_reading_a_suite_imports_no_torch() -> None:
     code = "import sys, alignbench.suite.spec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_lists_of_two_lengths_are_refused_before_anything_is_trained(tmp_path):
+    path = tmp_path / "lists.yaml"
+    path.write_text(
+        "methods: [ppo]\ncomparisons: {human_pairs: 8}\nsamples: {per_prompt: 4}\nreward_model: {loss: listwise}\n"
+    )
+    with pytest.raises(UserError, match=r"listwise cannot take lists of 4 .* set human_pairs to 0, or loss to pair"):
+        load_suite(path)
