@@ -6,9 +6,9 @@ query head. Both are most of what a step costs beside its matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,56 +16,89 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from alignbench.engine.packing import ATTENTION_EXTRAS, UnpackableError
+from alignbench.engine.packing import ATTENTION_EXTRAS, Layout, UnpackableError, attending
 from alignbench.errors import UserError
+
+if TYPE_CHECKING:  # an annotation alone
+    from alignbench.engine.resident import Resident
 
 ATTENTION = "alignbench_grouped"
 
 
 class _Roomy(DynamicLayer):
-    """A layer's keys and values, views of buffers that hold `room` tokens."""
+    """A layer's keys and values in buffers of `room` tokens, handed out whole: a view of the filled part would be
+    copied by every product. The columns ahead are zero, and masked."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room
+        self.used = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            both = (key_states, value_states)
-            self._buffers = tuple(x.new_empty(*x.shape[:2], self.room, x.shape[-1]) for x in both)
-        used = self.get_seq_length()
-        end = used + key_states.shape[-2]
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, used:end] = states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+            self.keys, self.values = (
+                x.new_zeros(*x.shape[:2], self.room, x.shape[-1]) for x in (key_states, value_states)
+            )
+        assert self.keys is not None
+        assert self.values is not None
+        end = self.used + key_states.shape[-2]
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        end = self.get_seq_length()
-        self._buffers = tuple(buffer[indices] for buffer in self._buffers)
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.room, 0
 
 
-def make_cache(model: PreTrainedModel, room: int, is_plain: bool) -> DynamicCache:
-    """A cache with room for `room` tokens a row; transformers' own where the attention is not plain, or some layer
-    forgets what is far back. UserError for a model that keeps something else than keys and values."""
+def make_cache(model: PreTrainedModel) -> DynamicCache:
+    """transformers' own. UserError for a model that keeps something else than keys and values."""
     cache = DynamicCache(config=model.config)
     if strange := [layer for layer in cache.layers if not isinstance(layer, DynamicLayer)]:
         raise UserError(
             f"{type(model).__name__} keeps a {type(strange[0]).__name__}, of which rows cannot be dropped or repeated: "
             "use a model whose layers all attend"
         )
-    if is_plain and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [_Roomy(room) for _ in cache.layers]
     return cache
 
 
+def is_roomy(resident: Resident, prompts: Sequence[Sequence[int]]) -> bool:
+    """Whether `start` may be used: a model that packs, whose layers keep all they have seen, and prompts of a length
+    that packs well."""
+    layers = make_cache(resident.base).layers
+    keeps_all = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    is_plain = resident.trunk.packs and resident.has_plain_head
+    return is_plain and keeps_all and max(map(len, prompts)) <= resident.trunk.longest
+
+
+def start(resident: Resident, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, DynamicCache, Tensor]:
+    """(B, V) logits after each prompt, a cache of the prompts with room for `room` tokens more, and (B, T) which of its
+    columns are tokens. Prompts are packed: no padding is computed, and equal ones pass once."""
+    batch = resident.codec.pack(prompts, [[]] * len(prompts))
+    layout, seen = Layout(batch), DynamicCache(config=resident.base.config)
+    with attending(resident.base, layout):
+        states = resident.base.base_model(
+            input_ids=layout.ids, position_ids=layout.positions, past_key_values=seen, use_cache=True
+        ).last_hidden_state[0]
+    rows, is_token = layout.right_aligned()
+    cache = DynamicCache()
+    for packed in seen.layers:
+        assert isinstance(packed, DynamicLayer)  # `is_roomy` has seen to it
+        own = _Roomy(rows.shape[1] + room)
+        own.update(*(x[0][:, rows].transpose(0, 1) for x in (packed.keys, packed.values) if x is not None))
+        cache.layers.append(own)
+    return resident.head(states[rows[:, -1]]), cache, is_token
+
+
 @contextmanager
-def grouped(model: PreTrainedModel, is_plain: bool) -> Iterator[None]:
-    """Passes of `model` with a cache use the attention below, if theirs is plain."""
+def grouped(model: PreTrainedModel) -> Iterator[None]:
+    """Passes of `model` use the attention below."""
     usual = model.config._attn_implementation
-    model.config._attn_implementation = ATTENTION if is_plain else usual
+    model.config._attn_implementation = ATTENTION
     try:
         yield
     finally:

@@ -50,6 +50,7 @@ class Layout:
         own, owner = _own(batch, lengths)  # (B,) first token that is not an earlier row's, (B,) whose the others are
         offsets = (lengths - own).cumsum(0) - (lengths - own)  # (B,) where a row's own tokens begin
         self.longest = int(lengths.max())
+        self._lengths = lengths
         ranks = torch.arange(self.longest, device=device)[None]  # (1, Tk)
         place = torch.where(ranks >= own[:, None], (offsets - own)[:, None], offsets[owner][:, None]) + ranks
         is_key = ranks < lengths[:, None]
@@ -69,6 +70,11 @@ class Layout:
         self.own, self.lengths = own.tolist(), lengths.tolist()
         self._heads: dict[tuple[int, int], Heads] = {}
         self._bias: dict[tuple[int | None, torch.dtype], Tensor] = {}
+
+    def right_aligned(self) -> tuple[Tensor, Tensor]:
+        """(B, Tk) the packed place of each sequence's tokens, its last in the last column; (B, Tk) which are tokens."""
+        ranks = torch.arange(self.longest, device=self._keys.device)[None] + self._lengths[:, None] - self.longest
+        return self._keys.gather(1, ranks.clamp_min(0)), ranks >= 0
 
     @property
     def saw_no_window(self) -> bool:

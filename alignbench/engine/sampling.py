@@ -6,12 +6,13 @@ The log-probability a trainer gives a sampled token is then the sampler's own, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
-from alignbench.engine.cache import grouped, make_cache
+from alignbench.engine.cache import grouped, is_roomy, make_cache, start
 from alignbench.engine.resident import Resident, positions
 
 COLUMNS = 256  # the vocabulary is searched in two steps: which block of columns, then which column
@@ -22,7 +23,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     scaled = logits if temperature == 1.0 else logits.float() / temperature
     weights = torch.softmax(scaled, dim=-1, dtype=torch.float32)
     rows, vocabulary = weights.shape
-    blocks = torch.nn.functional.pad(weights, (0, -vocabulary % COLUMNS)).view(rows, -1, COLUMNS)
+    if vocabulary % COLUMNS:  # padding by nothing would copy
+        weights = torch.nn.functional.pad(weights, (0, -vocabulary % COLUMNS))
+    blocks = weights.view(rows, -1, COLUMNS)
     edges = blocks.sum(-1).cumsum(-1)  # (B, V / COLUMNS)
     target = uniform.to(edges.dtype)[:, None] * edges[:, -1:]
     block = torch.searchsorted(edges, target, right=True).clamp_max(edges.shape[1] - 1)
@@ -46,47 +49,53 @@ def sample(
 
     A row's draws do not depend on the rows beside it; rows that ended leave the batch once they are a quarter of it.
     """
-    codec, device = resident.codec, resident.device
+    eos, device = resident.codec.eos, resident.device
     uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator).to(device)
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), codec.pad, dtype=torch.long)
-    is_token = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):  # left-padded, so that every row's next token is in the same column
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        is_token[row, width - len(prompt) :] = True
-    ids, is_token = ids.to(device), is_token.to(device)
-    out = torch.full((len(prompts), max_new_tokens), codec.eos, dtype=torch.long, device=device)
+    out = torch.full((len(prompts), max_new_tokens), eos, dtype=torch.long, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each live row answers
     is_live = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    is_plain = resident.trunk.packs
-    cache, place = make_cache(resident.base, width + max_new_tokens, is_plain), positions(is_token)
+    packs = is_roomy(resident, prompts)
+    logits, cache, is_token = start(resident, prompts, max_new_tokens) if packs else padded_start(resident, prompts)
+    place = is_token.sum(-1, keepdim=True)  # position of the next token
     for step in range(max_new_tokens):
-        inputs = {
-            "input_ids": ids, "attention_mask": is_token.long(), "position_ids": place, "past_key_values": cache,
-            "use_cache": True,
-        }  # fmt: skip
-        with grouped(resident.base, is_plain):
-            logits = last_logits(resident, inputs)
         token = draw(logits, uniforms[rows, step], temperature)
         out[rows[is_live], step] = token[is_live]
-        is_live = is_live & (token != codec.eos)
+        is_live = is_live & (token != eos)
         live = int(is_live.sum())
-        if live == 0:
+        if live == 0 or step == max_new_tokens - 1:
             break
-        place = place[:, -1:] + 1
         if live <= 0.75 * len(rows):
             keep = is_live.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
             rows, token, place, is_token, is_live = (t[keep] for t in (rows, token, place, is_token, is_live))
-        ids = token[:, None]
-        is_token = torch.cat([is_token, torch.ones_like(ids, dtype=torch.bool)], dim=1)
+        is_token = torch.cat([is_token, torch.ones_like(is_token[:, :1])], dim=1)
+        with grouped(resident.base) if packs else nullcontext():
+            logits = last_logits(resident, token[:, None], is_token, place, cache)
+        place = place + 1
     answers = out.tolist()
-    return [a[: a.index(codec.eos) + 1] if codec.eos in a else a for a in answers]
+    return [a[: a.index(eos) + 1] if eos in a else a for a in answers]
 
 
-def last_logits(resident: Resident, inputs: dict[str, Any]) -> Tensor:
-    """(B, V) logits of the last column. The head reads a copy: given a slice, a product in bfloat16 on the CPU becomes
-    one per row, each with a copy of the whole vocabulary matrix."""
+def padded_start(resident: Resident, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor]:
+    """(B, V) logits after each prompt, a cache of the prompts, and (B, T) which of its columns are tokens: left-padded,
+    so that every row's next token is in the same column."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), resident.codec.pad, dtype=torch.long)
+    is_token = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        is_token[row, width - len(prompt) :] = True
+    ids, is_token, cache = ids.to(resident.device), is_token.to(resident.device), make_cache(resident.base)
+    return last_logits(resident, ids, is_token, positions(is_token), cache), cache, is_token
+
+
+def last_logits(resident: Resident, ids: Tensor, is_token: Tensor, place: Tensor, cache: DynamicCache) -> Tensor:
+    """(B, V) logits of the last column of (B, T) `ids`, which go into the cache. The head reads a copy: given a slice,
+    a product in bfloat16 on the CPU becomes one per row, each with a copy of the whole vocabulary matrix."""
+    inputs = {
+        "input_ids": ids, "attention_mask": is_token.long(), "position_ids": place, "past_key_values": cache,
+        "use_cache": True,
+    }  # fmt: skip
     if resident.has_plain_head:
         return resident.head(resident.base.base_model(**inputs).last_hidden_state[:, -1].contiguous())
     return resident.base(**inputs, logits_to_keep=1).logits[:, -1]
@@ -96,7 +105,7 @@ def last_logits(resident: Resident, inputs: dict[str, Any]) -> Tensor:
 def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> Tensor:
     """(B, V) logits of the token after `prefix + rest`, for rests of any length; the prefix is computed once."""
     codec, device, count = resident.codec, resident.device, len(rests)
-    cache = make_cache(resident.base, 0, is_plain=False)
+    cache = make_cache(resident.base)
     resident.base.base_model(
         input_ids=torch.tensor([list(prefix)], device=device), past_key_values=cache, use_cache=True
     )

@@ -43,6 +43,7 @@ class Trunk:
         self.vocabulary, self.hidden_size = (int(n) for n in embeddings(model).shape)
         self._home = _home(model, self.blocks)
         self._frozen = FrozenStates()
+        self.longest = LONGEST if model.device.type == "cpu" else LONGEST_FUSED
         self.packs = self.shares_frozen_blocks = False  # the probes compare with the whole model, padded
         self.packs = self._row_equals_batch()
 
@@ -67,9 +68,8 @@ class Trunk:
     def _layout(self, batch: TokenBatch) -> Layout | None:
         """None where a batch runs padded: dropout draws by place, autocast changes dtypes within a step, and long
         sequences have kernels of their own."""
-        device = batch.ids.device.type
-        longest = LONGEST if device == "cpu" else LONGEST_FUSED
-        is_unfit = self._is_training or torch.is_autocast_enabled(device) or batch.ids.shape[1] > longest
+        is_mixed = torch.is_autocast_enabled(batch.ids.device.type)
+        is_unfit = self._is_training or is_mixed or batch.ids.shape[1] > self.longest
         return Layout(batch) if self.packs and not is_unfit else None
 
     @property

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignbench.engine.cache import make_cache
+from alignbench.engine.cache import is_roomy
 from alignbench.engine.sampling import draw, next_logits, sample
 from alignbench.engine.trial import sample_texts
 
@@ -157,9 +157,19 @@ def test_the_roomy_cache_and_grouped_attention_sample_what_transformers_own_do(r
     assert len({len(answer) for answer in seen[0]}) > 4
 
 
-def test_a_cache_keeps_transformers_layers_where_some_forget(plain):
-    def layers(model):
-        return {type(layer).__name__ for layer in make_cache(model, 9, True).layers}
+def test_room_is_made_where_every_layer_keeps_all_it_has_seen(resident):
+    prompts = [[1, 2], [3]]
+    assert is_roomy(resident("llama"), prompts)
+    assert not is_roomy(resident("gemma2"), prompts)  # slides
+    assert not is_roomy(resident("granite"), prompts)  # scales its logits
+    assert not is_roomy(resident("llama"), [[1] * 600])
 
-    assert "_Roomy" not in layers(plain("gemma2"))
-    assert layers(plain("llama")) == {"_Roomy"}
+
+def test_equal_prompts_pass_once(resident):
+    made, seen = resident("llama"), []
+    made.base.base_model.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    prompts = [made.codec.prompt(p) for p in ("the film is", "the film is", "a", "the film is")]
+    sample(made, prompts, 1, 1.0, generator())
+    assert seen == [(1, len(prompts[0]) + len(prompts[2]) + 2)]  # and each copy's last token, which asks for the next

@@ -84,6 +84,7 @@ def test_the_environment_chooses_the_speed(monkeypatch: pytest.MonkeyPatch) -> N
     def count() -> int:
         return len(parametrize_checks(["sound"], plugins=[TOYS]).args[1])
 
+    monkeypatch.delenv(SPEED_VARIABLE, raising=False)
     contract = count()
     monkeypatch.setenv(SPEED_VARIABLE, "learning")
     assert count() > contract
