@@ -22,6 +22,7 @@ class Data(NamedTuple):
     opening: str  # what our encoder puts before a prompt, as text
     pad: int
     eos: int
+    eos_text: str
     pairs: list[dict[str, str]]
     ids: list[dict[str, list[int]]]  # of the same rows, prompt with its opening, answers with their end
 
@@ -43,7 +44,7 @@ def load(model: Path | str, source: Path | None, rows: int) -> Data:
     if len(kept) < rows:
         raise ValueError(f"{path}: {len(kept)} pairs of up to {LONGEST} tokens, {rows} are needed")
     name = "film sentences" if path == HH and not HH.is_file() else path.name
-    return Data(name, words.bos_token, words.pad_token_id, words.eos_token_id, kept, ids)
+    return Data(name, words.bos_token, words.pad_token_id, words.eos_token_id, words.eos_token, kept, ids)
 
 
 def film_pairs() -> list[Pair]:

@@ -90,8 +90,8 @@ def forward_seconds(shape: Shape, c: Count, machine: Machine) -> float:
 def generation_seconds(
     shape: Shape, prompts: Sequence[int], answer: float, steps: int, machine: Machine, width: int
 ) -> float:
-    """Prompts of these lengths, answers of `answer` tokens on average, `steps` passes after the prompts'; `width`: bytes
-    of a number. A step reads all weights, and the keys and values so far."""
+    """Prompts of these lengths, answers of `answer` tokens on average, `steps` passes after the prompts'; `width`:
+    bytes of a number. A step reads all weights, and the keys and values so far."""
     rows, mean = len(prompts), sum(prompts) / len(prompts)
     prefill = forward(shape, Count(sum(prompts), sum(p * (p + 1) // 2 for p in prompts), rows)) / machine.flops
     seen = rows * (answer * mean + answer * (answer + 1) / 2)

@@ -29,9 +29,11 @@ class Gate:
         self._done = 0
         self._began = self._began_cpu = 0.0
 
-    @property
-    def is_timed(self) -> bool:
-        return self._done >= self._warm
+    def open(self) -> None:
+        """The first round is about to begin."""
+        if not self._warm:
+            self._answer({"ready": True})
+            self._hold()
 
     def lap(self) -> None:
         """A step has ended."""
@@ -52,6 +54,7 @@ class Gate:
 
     def rounds(self, run: Callable[[], Any]) -> list[Any]:
         """`run` once a round. Returns what the timed ones gave."""
+        self.open()
         out = []
         while self._done < self._all:
             out.append(run())

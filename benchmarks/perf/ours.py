@@ -109,13 +109,14 @@ def ppo(work: dict[str, Any]) -> None:
     ours = Ours(work, steps)
     config = PPO.Config(
         rollout_batch_size=work["episodes"], num_ppo_epochs=work["num_ppo_epochs"], kl_coef=work["kl_coef"],
-        ent_coef=0.0, **ours.options(),
+        ent_coef=0.0, critic_adapter=work["has_critic"], **ours.options(),
     )  # fmt: skip
     reward = RewardModel.fresh(ours.resident, "last", work["max_new_tokens"], SEED)
     scatter_head(reward.head.weight)
     trial = ours.trial(
         config, max_steps=(work["warm"] + work["rounds"]) * steps, prompts=work["prompts"], reward=reward
     )
+    ours.gate.open()
     PPO().train(trial, config)
     entropy = next(row["entropy_nats"] for row in trial.history if "entropy_nats" in row)
     generated = ours.meter.counts["tokens_generated"] / (work["warm"] + work["rounds"])

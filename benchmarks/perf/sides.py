@@ -30,7 +30,7 @@ class Side:
         file = folder / f"{module}.json"
         file.write_text(json.dumps(work))
         self._rounds: list[dict[str, float]] = []
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._name = f"{module} ({work['work']})"
         self._process = subprocess.Popen(
             [python, "-m", f"benchmarks.perf.{module}", str(file)],
@@ -69,19 +69,19 @@ class Side:
         return json.loads(line)
 
 
-class Pair(NamedTuple):
-    ours: Reading
-    peer: Reading
+def alternate(benchmark: Any, ours: Side, *others: Side, rounds: int) -> list[Reading]:
+    """`rounds` rounds of each side in turn, ours under pytest-benchmark. Readings in the order of the sides."""
+
+    def before() -> None:
+        for side in others:
+            side.round()
+
+    benchmark.pedantic(ours.round, setup=before, rounds=rounds)
+    readings = [side.reading() for side in (ours, *others)]
+    benchmark.extra_info.update(sides=[reading._asdict() for reading in readings])
+    return readings
 
 
-def alternate(benchmark: Any, ours: Side, peer: Side, rounds: int) -> Pair:
-    """`rounds` rounds of each side in turn, ours under pytest-benchmark."""
-    benchmark.pedantic(ours.round, setup=peer.round, rounds=rounds)
-    pair = Pair(ours.reading(), peer.reading())
-    benchmark.extra_info.update(ours=pair.ours._asdict(), peer=pair.peer._asdict())
-    return pair
-
-
-def farthest(pair: Pair) -> float:
+def farthest(a: Reading, b: Reading) -> float:
     """The largest difference of two losses on the same batch."""
-    return max(abs(a - b) for a, b in zip(pair.ours.losses, pair.peer.losses, strict=True))
+    return max(abs(x - y) for x, y in zip(a.losses, b.losses, strict=True))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import psutil
 from alignbench.plugins import load_catalog
 from alignbench.run.walk import Walk
 from alignbench.store import Store
-from alignbench.suite.plan import make_plan
+from alignbench.suite.plan import Plan, make_plan
 from alignbench.suite.spec import load_suite
 
-EVALUATION = frozenset({"completions", "gold_rewards", "proxy_rewards", "gold_card", "reward_card", "closed_form", "score"})
+EVALUATION = frozenset(
+    {"completions", "gold_rewards", "proxy_rewards", "gold_card", "reward_card", "closed_form", "score"}
+)
 
 
 class Seconds:
@@ -41,23 +44,39 @@ class Seconds:
         self.by_kind[stage.kind] += seconds
 
 
-def walk(suite: Path, store: Path) -> Seconds:
-    seconds = Seconds()
-    Walk(make_plan(load_suite(suite), load_catalog()), Store(store), seconds).run()
-    return seconds
+class Trained:
+    """Seconds inside the methods' own `train`, by wrapping it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.seconds = 0.0
+        for cls in {cell.method.cls for cell in plan.cells}:
+            cls.train = self._timed(cls.train)
+
+    def _timed(self, train: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            began = time.perf_counter()
+            train(*args)
+            self.seconds += time.perf_counter() - began
+
+        return run
 
 
 def main() -> None:
     work = json.loads(Path(sys.argv[1]).read_text())
     began = time.perf_counter()
+    before = 0.0  # seconds of all suites but the last
     with tempfile.TemporaryDirectory() as folder:
         for place, suite in enumerate(work["suites"]):
-            seconds = walk(Path(suite), Path(folder, "store" if work["is_shared"] else str(place)))
-        print(json.dumps({
-            "seconds": time.perf_counter() - began,
-            "since_start": time.time() - psutil.Process().create_time(),
-            "last": seconds.by_kind,
-        }))  # fmt: skip
+            start = time.perf_counter()
+            plan, seconds = make_plan(load_suite(Path(suite)), load_catalog()), Seconds()
+            trained = Trained(plan)
+            Walk(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), seconds).run()
+            before, end = start - began, time.perf_counter()
+        now = time.time() - psutil.Process().create_time()
+    print(json.dumps({
+        "seconds": end - began, "since_start": now, "starting": now - (end - began), "before": before,
+        "trained": trained.seconds, "last": seconds.by_kind,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

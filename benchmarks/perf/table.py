@@ -62,4 +62,5 @@ def render(machine: str, rows: list[Row], facts: list[Fact]) -> str:
 def machine(device: str, dtype: str, threads: int, load: float) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{when}; {device}, {threads} threads, load {load:.1f} at the start; {dtype}; {packages}; Python {platform.python_version()}."
+    place = f"{device}, {threads} threads, load {load:.1f} at the start"
+    return f"{when}; {place}; {dtype}; {packages}; Python {platform.python_version()}."

@@ -33,11 +33,11 @@ def test_generation(
         **base, "work": "generation", "prompts": prompts, "max_new_tokens": NEW, "has_adapter": has_adapter,
         "is_greedy": is_greedy, "pad": data.pad, "eos": data.eos, "rounds": rounds,
     }  # fmt: skip
-    pair = alternate(benchmark, start("ours", work), start("hf_generate", work), rounds)
+    us, them = alternate(benchmark, start("ours", work), start("hf_generate", work), rounds=rounds)
     if not is_greedy:
-        assert abs(pair.ours.losses[0] - pair.peer.losses[0]) < NATS
+        assert abs(us.losses[0] - them.losses[0]) < NATS
     floor = generation_seconds(
-        shape if has_adapter else shape._replace(r=0), [len(p) for p in prompts], pair.ours.tokens / PROMPTS, NEW,
+        shape if has_adapter else shape._replace(r=0), [len(p) for p in prompts], us.tokens / PROMPTS, NEW,
         rates.this, WIDTH[base["dtype"]],
     )  # fmt: skip
-    add(token_row(title, pair, floor, aim))
+    add(token_row(title, us, them, floor, aim))

@@ -31,16 +31,17 @@ def compare(
     warm = (epochs - 1) * (ROWS // BATCH) + 1
     ours = start("ours", {**work, "pairs": data.pairs[:ROWS], "warm": warm})
     peer = start("trl_trainers", {**work, "ordered_pairs": [row for row, _ in ordered]})
-    pair = alternate(benchmark, ours, peer, ROUNDS)
-    assert pair.ours.tokens == pair.peer.tokens
-    assert farthest(pair) < CLOSE[name][base["dtype"]]
+    us, them = alternate(benchmark, ours, peer, rounds=ROUNDS)
+    assert us.tokens == them.tokens
+    assert farthest(us, them) < CLOSE[name][base["dtype"]]
     asked = counts([ids for _, ids in ordered], BATCH, sides, has_vocabulary=name != "reward_model")
-    return token_row(title, pair, statistics.median(training_seconds(shape, c, rates.this) for c in asked), aim)
+    return token_row(title, us, them, statistics.median(training_seconds(shape, c, rates.this) for c in asked), aim)
 
 
 def test_dpo(benchmark: Any, base: Any, data: Any, shape: Any, rates: Any, start: Any, add: Callable) -> None:
     """The reference is at hand on both sides: TRL's is precomputed, ours kept from a first epoch."""
-    add(compare("dpo", BOTH, "DPO step", ">= 4 (6), memory <= 0.6", benchmark, base, data, shape, rates, start, epochs=2))
+    title, aim = "DPO step", ">= 4 (6), memory <= 0.6"
+    add(compare("dpo", BOTH, title, aim, benchmark, base, data, shape, rates, start, epochs=2))
 
 
 def test_sft(benchmark: Any, base: Any, data: Any, shape: Any, rates: Any, start: Any, add: Callable) -> None:

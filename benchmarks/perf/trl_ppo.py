@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, inject_adapter_in_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from benchmarks.perf.gate import Gate, peak_bytes, work_file
@@ -33,19 +40,27 @@ def lora(work: dict[str, Any], task: str) -> LoraConfig:
     return LoraConfig(r=work["r"], lora_alpha=work["r"], target_modules="all-linear", task_type=task)
 
 
+def model(kind: Any, work: dict[str, Any], **options: Any) -> Any:
+    """transformers 4 does not know the place where 5 keeps the base of the rotary positions."""
+    config = AutoConfig.from_pretrained(work["model"], **options)
+    config.rope_theta = config.rope_parameters["rope_theta"]
+    return kind.from_pretrained(work["model"], config=config, dtype=getattr(torch, work["dtype"]))
+
+
 def scorer(work: dict[str, Any], pad: int) -> Any:
-    model = AutoModelForSequenceClassification.from_pretrained(
-        work["model"], dtype=getattr(torch, work["dtype"]), num_labels=1
-    )
-    model.config.pad_token_id = pad
-    return model.requires_grad_(False)
+    """A base under a scalar head of random weights."""
+    made = model(AutoModelForSequenceClassification, work, num_labels=1, pad_token_id=pad)
+    return made.requires_grad_(False)
 
 
 def main() -> None:
     work = work_file()
     gate = Gate(work["warm"], work["rounds"])
-    words = AutoTokenizer.from_pretrained(work["model"], padding_side="left", pad_token=OTHER_PAD)
-    policy = AutoModelForCausalLM.from_pretrained(work["model"], dtype=getattr(torch, work["dtype"]))
+    words = PreTrainedTokenizerFast(
+        tokenizer_file=str(Path(work["model"], "tokenizer.json")), padding_side="left", pad_token=OTHER_PAD,
+        eos_token=work["eos_text"], model_input_names=["input_ids"],
+    )  # fmt: skip
+    policy = model(AutoModelForCausalLM, work)
     value, reward = (scorer(work, words.pad_token_id) for _ in range(2))
     inject_adapter_in_model(lora(work, "SEQ_CLS"), value)
     value.score.requires_grad_(True)
@@ -78,6 +93,7 @@ def main() -> None:
 
         trainer.accelerator.backward = watched
         trainer.log = lambda *args: None
+        gate.open()
         trainer.train()
     gate.report(losses=entropies[:1], tokens=generated[-work["rounds"] :], peak_bytes=peak_bytes())
 

@@ -29,7 +29,7 @@ def arguments(work: dict[str, Any], folder: str) -> dict[str, Any]:
         "gradient_checkpointing": False, "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant",
         "learning_rate": work["learning_rate"], "per_device_train_batch_size": work["per_device_train_batch_size"],
         "max_steps": work["warm"] + work["rounds"], "max_length": None,
-        "model_init_kwargs": {"dtype": work["dtype"], "attn_implementation": work.get("attention", "sdpa")}, **work.get("over",{}),
+        "model_init_kwargs": {"dtype": work["dtype"], "attn_implementation": work["attention"]},
     }  # fmt: skip
 
 

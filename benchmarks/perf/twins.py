@@ -25,9 +25,7 @@ def scatter_head(weight: Tensor) -> None:
 
 
 @torch.no_grad()
-def mean_nll(
-    model: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> float:
+def mean_nll(model: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
     """Nats per response token, by transformers' own forward, one text at a time."""
     device, total = next(model.parameters()).device, 0.0
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from benchmarks.perf.floor import Count, count
-from benchmarks.perf.sides import Pair
+from benchmarks.perf.sides import Reading
 from benchmarks.perf.table import Row
 
 T = TypeVar("T")
@@ -31,12 +31,17 @@ def counts(ids: Sequence[Any], size: int, sides: Sequence[str], has_vocabulary: 
     ]
 
 
-def token_row(work: str, pair: Pair, floor_seconds: float, aim: str) -> Row:
-    """Tokens a second, of the medians."""
-    ours, peer = pair
+def row(
+    work: str, unit: str, amounts: tuple[float, float], ours: Reading, peer: Reading, floor_seconds: float, aim: str
+) -> Row:
+    """Rates of the medians; `amounts`: what a round of ours and of the peer's gets done."""
+    done, theirs = amounts
     return Row(
-        work, "tokens/s", ours.tokens / ours.seconds, peer.tokens / peer.seconds,
-        (ours.tokens / ours.cpu_seconds) / (peer.tokens / peer.cpu_seconds), aim,
-        (ours.peak_bytes, peer.peak_bytes), floor_seconds, ours.seconds,
-        (statistics.mean(ours.losses), statistics.mean(peer.losses)),
+        work, unit, done / ours.seconds, theirs / peer.seconds,
+        (done / ours.cpu_seconds) / (theirs / peer.cpu_seconds), aim, (ours.peak_bytes, peer.peak_bytes),
+        floor_seconds, ours.seconds, (statistics.mean(ours.losses), statistics.mean(peer.losses)),
     )  # fmt: skip
+
+
+def token_row(work: str, ours: Reading, peer: Reading, floor_seconds: float, aim: str) -> Row:
+    return row(work, "tokens/s", (ours.tokens, peer.tokens), ours, peer, floor_seconds, aim)
