@@ -44,7 +44,9 @@ def model(kind: Any, work: dict[str, Any], **options: Any) -> Any:
     """transformers 4 does not know the place where 5 keeps the base of the rotary positions."""
     config = AutoConfig.from_pretrained(work["model"], **options)
     config.rope_theta = config.rope_parameters["rope_theta"]
-    return kind.from_pretrained(work["model"], config=config, dtype=getattr(torch, work["dtype"]))
+    return kind.from_pretrained(
+        work["model"], config=config, dtype=getattr(torch, work["dtype"]), attn_implementation=work["attention"]
+    )
 
 
 def scorer(work: dict[str, Any], pad: int) -> Any:
@@ -71,7 +73,8 @@ def main() -> None:
             per_device_train_batch_size=work["episodes"],
             num_mini_batches=work["episodes"] // work["per_device_train_batch_size"],
             num_ppo_epochs=work["num_ppo_epochs"], kl_coef=work["kl_coef"], learning_rate=work["learning_rate"],
-            local_rollout_forward_batch_size=work["episodes"], save_strategy="no", gradient_checkpointing=False,
+            temperature=1.0, local_rollout_forward_batch_size=work["episodes"], save_strategy="no",
+            gradient_checkpointing=False,
             bf16=work["dtype"] == "bfloat16", use_cpu=work["device"] == "cpu", disable_tqdm=True,
         )  # fmt: skip
         trainer = PPOTrainer(
