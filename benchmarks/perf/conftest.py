@@ -25,6 +25,7 @@ lines: list[table.Row | table.Fact] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pairs", type=Path, help="preference pairs to run on; default: shared/data's, or film sentences")
+    parser.addoption("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of every side")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def data(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session")
-def base(data: Any) -> dict[str, Any]:
+def base(request: pytest.FixtureRequest, data: Any) -> dict[str, Any]:
     """What every work is told."""
     from alignbench.engine.device import resolve_device, resolve_dtype
     from alignbench.store.assets import resolve_model
@@ -45,10 +46,12 @@ def base(data: Any) -> dict[str, Any]:
     device = resolve_device("auto")
     # torch's fused attention is the slower one on a CPU at these lengths, for TRL's trainers too
     attention = "eager" if device.type == "cpu" else "sdpa"
+    dtype = resolve_dtype(request.config.getoption("--dtype"), device)
     return {
-        "attention": attention, "model": str(resolve_model(MODEL)), "device": device.type, "r": 16, "warm": 1, "rounds": ROUNDS,
-        "dtype": str(resolve_dtype("auto", device)).removeprefix("torch."), "opening": data.opening,
-        "learning_rate": 1e-6,  # so small that a round's loss depends on its batch alone
+        "attention": attention, "model": str(resolve_model(MODEL)), "device": device.type, "r": 16,
+        "warm": 1, "rounds": ROUNDS,
+        "dtype": str(dtype).removeprefix("torch."), "opening": data.opening,
+        "learning_rate": 1e-9,  # so small that a round's loss depends on its batch alone
         "per_device_train_batch_size": BATCH, "max_new_tokens": LONGEST, "beta": 0.1,
     }  # fmt: skip
 

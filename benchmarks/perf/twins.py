@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def scatter(module: nn.Module, scale: float = 0.01) -> None:
+def scatter(module: nn.Module, scale: float = 0.03) -> None:
     """Give every LoRA weight random values that depend on its place alone, so that the adapter changes the model."""
     named = {re.sub(r"(lora_[AB])\.\w+", r"\1", name): p for name, p in module.named_parameters() if "lora_" in name}
     for place, name in enumerate(sorted(named)):
