@@ -115,11 +115,11 @@ def _heading(base: dict[str, Any], data: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     rows = [line for line in lines if isinstance(line, table.Row)]
     facts = [line for line in lines if isinstance(line, table.Fact)]
-    if not facts:
+    if not facts:  # nothing was timed
         return
     text = table.render(facts[0].text, rows, facts[1:])
     terminalreporter.write_line("\n" + text)
-    if not config.option.keyword:  # a part of the works does not replace the whole table
+    if rows and not config.option.keyword:  # a part of the works does not replace the whole table
         RESULTS.write_text(f"# Speed, side by side\n\nWritten by `make perf`.\n\n{text}")
 
 

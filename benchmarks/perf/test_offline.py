@@ -12,8 +12,8 @@ from benchmarks.perf.sides import alternate, farthest
 from benchmarks.perf.works import BOTH, counts, in_order_of, token_row
 
 ROWS = BATCH * (ROUNDS + 1)
-# nats; the margin of a pair is a difference of sums over some 60 tokens, each off by a part in 256 in bfloat16. `--dtype float32`
-# shows that no more than rounding is between the sides
+# nats; the margin of a pair is a difference of sums over some 60 tokens, each off by a part in 256 in bfloat16;
+# `--dtype float32` shows that no more than rounding is between the sides
 CLOSE = {
     "dpo": {"bfloat16": 0.08, "float32": 1e-3},
     "sft": {"bfloat16": 0.03, "float32": 1e-3},
