@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := .venv/ready
 SOURCES := $(wildcard plugins/*/)
-.PHONY: bench test check fix
+.PHONY: bench test perf check fix
 
 bench: $(ENV)  # train and compare four methods on a real model, print the table
 	$(BIN)/alignbench fetch
@@ -12,9 +12,10 @@ test: $(ENV)
 	$(BIN)/alignbench fetch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+perf: $(ENV)  # time the engine beside its peers and the machine's floor; K=dpo times one work
+	$(BIN)/python -m pytest benchmarks/perf -rs $(if $(K),-k "$(K)")
 check: $(ENV)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-
 fix: $(ENV)
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 

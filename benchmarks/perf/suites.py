@@ -1,0 +1,83 @@
+"""What a suite costs beside its cells: a process that walks suites and says where the seconds went.
+
+`python -m benchmarks.perf.suites FILE`, FILE being JSON {"suites": [paths], "is_shared": bool}: all suites against one
+store, or each against a store of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from alignbench.plugins import load_catalog
+from alignbench.run.walk import Walk
+from alignbench.store import Store
+from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.spec import load_suite
+
+EVALUATION = frozenset(
+    {"completions", "gold_rewards", "proxy_rewards", "gold_card", "reward_card", "closed_form", "score"}
+)
+
+
+class Seconds:
+    """A `Watcher` that adds up seconds by kind of stage."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[str, float] = defaultdict(float)
+
+    def stage_begins(self, stage: Any, key: str) -> None: ...
+    def stage_advances(self, done: int, total: int) -> None: ...
+    def cell_ends(self, record: Any) -> None: ...
+
+    def stage_ends(self, stage: Any, key: str, seconds: float, is_cached: bool, cause: str | None) -> None:
+        if cause is not None:
+            raise RuntimeError(f"stage {stage.kind} failed: {cause}")
+        self.by_kind[stage.kind] += seconds
+
+
+class Trained:
+    """Seconds inside the methods' own `train`, by wrapping it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.seconds = 0.0
+        for cls in {cell.method.cls for cell in plan.cells}:
+            cls.train = self._timed(cls.train)
+
+    def _timed(self, train: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            began = time.perf_counter()
+            train(*args)
+            self.seconds += time.perf_counter() - began
+
+        return run
+
+
+def main() -> None:
+    work = json.loads(Path(sys.argv[1]).read_text())
+    began = time.perf_counter()
+    before = 0.0  # seconds of all suites but the last
+    with tempfile.TemporaryDirectory() as folder:
+        for place, suite in enumerate(work["suites"]):
+            start = time.perf_counter()
+            plan, seconds = make_plan(load_suite(Path(suite)), load_catalog()), Seconds()
+            trained = Trained(plan)
+            Walk(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), seconds).run()
+            before, end = start - began, time.perf_counter()
+        now = time.time() - psutil.Process().create_time()
+    print(json.dumps({
+        "seconds": end - began, "since_start": now, "starting": now - (end - began), "before": before,
+        "trained": trained.seconds, "last": seconds.by_kind,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

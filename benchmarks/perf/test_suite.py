@@ -1,0 +1,87 @@
+"""What the harness adds and what it saves: a suite against its cells one by one, and a cell against its method."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.perf.sides import ROOT
+from benchmarks.perf.suites import EVALUATION
+from benchmarks.perf.table import Fact
+
+KNOBS, SEEDS = [0.5, 1, 2], [0, 1, 2]
+PPO = {"learning_rate": 0.01, "ent_coef": 0, "num_ppo_epochs": 1, "rollout_batch_size": 64}
+METHODS: list[dict[str, Any]] = [
+    {"method": "ppo", "config": PPO, "sweep": KNOBS},
+    {"method": "dpo", "config": {"learning_rate": 0.005}, "sweep": KNOBS},
+    {"method": "rlaif", "config": PPO, "sweep": KNOBS},
+    {"method": "constitutional", "config": {**PPO, "num_prompts": 12}, "sweep": KNOBS},
+]
+# The quickstart's budgets on the oracle's toy model
+TOY = {
+    "model": "oracle-llama", "device": "cpu", "dtype": "float32", "max_steps": 28, "task": "oracle",
+    "lora": {"r": 8, "alpha": 16}, "sft": {"max_steps": 12, "learning_rate": 0.003},
+    "comparisons": {"source": "human", "pairs": 234}, "evaluation": {"prompts": 104, "held_out_pairs": 120},
+}  # fmt: skip
+# A cell of the real model that trains about 20 s on two cores; the supervised start and the pairs are there already
+REAL = {
+    "model": "smollm2-135m", "max_steps": 40, "lora": {"r": 16, "alpha": 32, "layers": 10}, "seeds": [0],
+    "task": {
+        "name": "sentiment",
+        "options": {"rating": 300, "held_out": 60, "train": 100, "label": 100, "eval": 32, "max_new_tokens": 16},
+    },
+    "sft": {"max_steps": 2}, "comparisons": {"source": "human", "pairs": 128},
+    "evaluation": {"prompts": 16, "held_out_pairs": 24, "bootstrap": 50},
+}  # fmt: skip
+
+
+def written(folder: Path, suites: Iterable[dict[str, Any]]) -> list[str]:
+    paths = []
+    for place, suite in enumerate(suites):
+        paths.append(folder / f"suite{place}.yaml")
+        paths[-1].write_text(json.dumps(suite))  # JSON is YAML
+    return [str(path) for path in paths]
+
+
+def walked(folder: Path, suites: list[str], is_shared: bool) -> dict[str, Any]:
+    file = folder / f"walk-{is_shared}.json"
+    file.write_text(json.dumps({"suites": suites, "is_shared": is_shared}))
+    command = [sys.executable, "-m", "benchmarks.perf.suites", str(file)]
+    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def test_sharing(benchmark: Any, tmp_path: Path, add: Callable) -> None:
+    """36 cells as one suite, and each in a suite of its own against an empty store, in one process each."""
+    whole = written(tmp_path, [{**TOY, "seeds": SEEDS, "methods": METHODS}])
+    together = benchmark.pedantic(walked, args=(tmp_path, whole, True))["seconds"]
+    (tmp_path / "alone").mkdir()
+    cells = [
+        {**TOY, "seeds": [seed], "methods": [{**method, "sweep": [knob]}]}
+        for method in METHODS for knob in KNOBS for seed in SEEDS
+    ]  # fmt: skip
+    alone = walked(tmp_path, written(tmp_path / "alone", cells), False)["seconds"]
+    add(Fact(
+        f"{len(cells)} cells (4 methods x 3 seeds x 3 knob values, the oracle's toy model, the quickstart's budgets): "
+        f"{together:.0f} s as one suite, {alone:.0f} s one by one, ratio {together / alone:.2f} (aim: <= 0.5, 0.35)."
+    ))  # fmt: skip
+
+
+def test_overhead(benchmark: Any, tmp_path: Path, add: Callable) -> None:
+    """From the start of the process to its end, without the seconds inside the method's `train` and its evaluation."""
+    start = written(tmp_path, [{**REAL, "methods": ["sft"]}, {**REAL, "methods": ["sft", "dpo"]}])
+    took = benchmark.pedantic(walked, args=(tmp_path, start, True))
+    last = took["last"]
+    evaluation = sum(seconds for kind, seconds in last.items() if kind in EVALUATION)
+    overhead = took["since_start"] - took["trained"] - evaluation - took["before"]
+    share = overhead / (overhead + took["trained"] + evaluation)
+    add(Fact(
+        f"A DPO cell on the real model: {took['trained']:.1f} s inside `train`, {evaluation:.1f} s of evaluation, "
+        f"{overhead:.1f} s of everything else, of it {took['starting']:.1f} s until Python's imports are done: "
+        f"{share:.1%}, and "
+        f"{overhead / (overhead + 60 + evaluation):.1%} if it trained for 60 s (aim: <= 3 %, 1 %)."
+    ))  # fmt: skip
