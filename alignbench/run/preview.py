@@ -14,7 +14,7 @@ from alignbench.run.board import describe
 from alignbench.store import Store
 from alignbench.suite.plan import Plan
 
-# Seconds per unit of `size`: the quickstart on two cores of an AMD Zen 5, bfloat16; replaced by what this store has seen
+# Seconds per unit of `size`: the quickstart on two cores of an AMD Zen 5, bfloat16; replaced by what this store saw
 # of a kind. A stage's size is what its time grows with: steps, pairs, completions.
 SECONDS_PER_UNIT = {
     "sft": 0.2, "samples": 0.01, "comparisons": 0.015, "human_comparisons": 0.0001, "joined_comparisons": 0.0001,
