@@ -7,6 +7,8 @@ are kept. The arithmetic is LoRA's (Hu et al. 2021, arXiv:2106.09685, eq. 3): y 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,3 +74,22 @@ class Quick(PeftLinear):
     keeps an evicted model's weights in memory until the collector comes round."""
 
     forward = _forward
+
+
+@contextmanager
+def merged(module: nn.Module, name: str) -> Iterator[None]:
+    """The base weights below `module` with adapter `name` added to them. They are put back, not subtracted back, so
+    that every bit stays. In bfloat16 the sums are rounded once more, which moves a policy by what bfloat16 itself does:
+    12-token samples of a supervised SmolLM2-135M are 0.014 nats from float32's merged and 0.011 unmerged."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Quick) and name in layer.lora_A]
+    owners: list[Any] = [layer.base_layer for layer in layers]
+    weights: list[Tensor] = [owner.weight.data for owner in owners]
+    try:
+        for layer, owner, weight in zip(layers, owners, weights, strict=True):
+            a, b = layer.lora_A[name].weight.data, layer.lora_B[name].weight.data
+            factors: tuple[Any, Any] = (a.T, b.T) if isinstance(owner, Conv1D) else (b, a)
+            owner.weight.data = torch.addmm(weight, *factors, alpha=layer.scaling[name])
+        yield
+    finally:
+        for owner, weight in zip(owners, weights, strict=True):
+            owner.weight.data = weight

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -29,7 +30,7 @@ from alignbench.engine.logprobs import (
     spread,
     token_logprobs,
 )
-from alignbench.engine.lora import quicken
+from alignbench.engine.lora import merged, quicken
 from alignbench.engine.tokens import Codec
 from alignbench.engine.trunk import Trunk, blocks, positions
 from alignbench.errors import UserError
@@ -59,6 +60,7 @@ class Resident:
         self.codec = Codec(tokenizer, _window(model), device)
         self._peft: PeftModel | None = None
         self._is_off = False  # whether passes go round the adapters
+        self.merges = True  # whether long samples are drawn from merged weights
         self._targets = _targets(self.base, lora)  # by block, named before any adapter wraps them
         self._layers_of: dict[str, int] = {}  # adapter -> how many of the topmost blocks carry it
         for start in starts:
@@ -157,6 +159,17 @@ class Resident:
                 self._switch(outer)
             if was_training:
                 self.base.train()
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Run many passes through the active adapter at the cost of the bare model's: its product is added to the
+        weights for as long as this is open. Nothing to do where no adapter is active, or `merges` is off."""
+        name = None if self._is_off or self._peft is None else str(self._peft.active_adapter)
+        if name is None or not self.merges or any(type(m) is PeftLinear for m in self.module.modules()):
+            yield
+            return
+        with merged(self.module, name), self.using(None):
+            yield
 
     def _switch(self, name: str | None) -> None:
         assert self._peft is not None

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from alignbench.engine.cache import grouped, is_roomy, make_cache, start
 from alignbench.engine.resident import Resident, positions
 
+WORTH_MERGING = 16  # new tokens from which on adding an adapter to the weights costs less than passing it at each
 COLUMNS = 256  # the vocabulary is searched in two steps: which block of columns, then which column
 
 
@@ -49,6 +50,14 @@ def sample(
 
     A row's draws do not depend on the rows beside it; rows that ended leave the batch once they are a quarter of it.
     """
+    with resident.merged() if max_new_tokens >= WORTH_MERGING else nullcontext():
+        return _sample(resident, prompts, max_new_tokens, temperature, generator)
+
+
+def _sample(
+    resident: Resident, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float,
+    generator: torch.Generator,
+) -> list[list[int]]:  # fmt: skip
     eos, device = resident.codec.eos, resident.device
     uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator).to(device)
     out = torch.full((len(prompts), max_new_tokens), eos, dtype=torch.long, device=device)

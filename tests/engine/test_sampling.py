@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alignbench.engine.cache import is_roomy
-from alignbench.engine.sampling import draw, next_logits, sample
+from alignbench.engine.sampling import WORTH_MERGING, draw, next_logits, sample
 from alignbench.engine.trial import sample_texts
 
 MODELS = ["gpt2", "llama", "granite", "gemma2"]
@@ -173,3 +173,31 @@ def test_equal_prompts_pass_once(resident):
     prompts = [made.codec.prompt(p) for p in ("the film is", "the film is", "a", "the film is")]
     sample(made, prompts, 1, 1.0, generator())
     assert seen == [(1, len(prompts[0]) + len(prompts[2]) + 2)]  # and each copy's last token, which asks for the next
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_a_merged_adapter_samples_the_same_and_leaves_every_bit_of_the_weights(resident, shake, name):
+    made, seen = resident(name), []
+    shake(made.add_adapter("policy", 0), scale=0.3)
+    prompts = [made.codec.prompt(p) for p in PROMPTS * 3]
+    before = {n: p.detach().clone() for n, p in made.module.named_parameters()}
+    with torch.no_grad():
+        logprobs = made.logprobs(made.codec.encode(PROMPTS, PROMPTS, max_new_tokens=9))
+    for made.merges in (True, False):
+        seen.append(sample(made, prompts, WORTH_MERGING, 1.0, generator()))
+    assert seen[0] == seen[1]
+    with made.using(None):
+        assert sample(made, prompts, WORTH_MERGING, 1.0, generator()) != seen[0]
+    assert all(torch.equal(p, before[n]) for n, p in made.module.named_parameters())
+    with torch.no_grad():
+        assert torch.equal(made.logprobs(made.codec.encode(PROMPTS, PROMPTS, max_new_tokens=9)), logprobs)
+
+
+def test_weights_are_put_back_where_a_sample_fails(resident, shake):
+    made = resident("llama")
+    shake(made.add_adapter("policy", 0))
+    before = {n: p.detach().clone() for n, p in made.module.named_parameters()}
+    with pytest.raises(ZeroDivisionError), made.merged():
+        1 / 0  # noqa: B018
+    assert all(torch.equal(p, before[n]) for n, p in made.module.named_parameters())
+    assert not made._is_off
