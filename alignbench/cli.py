@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignbench import __version__
-from alignbench.errors import PluginError, UserError
+from alignbench.errors import PluginError, UserError, printable
 
 # Set before any library reads them: no telemetry, and no bars or warnings of theirs across ours.
 for _name, _value in {
@@ -30,7 +30,7 @@ app = typer.Typer(
     help="Compare alignment methods for language models.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width of its own
+console = Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 200)  # a pipe has no width
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
 PluginModules = Annotated[
@@ -84,9 +84,9 @@ def plan(suite: SuiteName, plugin: PluginModules = None) -> None:
 @app.command()
 def plugins(plugin: PluginModules = None) -> None:
     """List every method, reward source and task, where it comes from, and what failed to load, and why."""
-    from alignbench.plugins import Plugin, load_catalog
+    from alignbench.plugins import Plugin
 
-    catalog = load_catalog(plugin or ())
+    catalog = _catalog(plugin)
     kinds: list[tuple[str, dict[str, Plugin[Any]]]] = [
         ("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)
     ]  # fmt: skip
@@ -108,7 +108,6 @@ def check(
     list_: Annotated[bool, typer.Option("--list", help="print the checks, and the bugs each fails on")] = False,
 ) -> None:
     """Hold a method, a reward source or the harness against its contract. Exit code 1 if a check fails."""
-    from alignbench.plugins import load_catalog
     from alignbench.testing.board import list_checks, run_checks
 
     if list_:
@@ -118,7 +117,7 @@ def check(
         raise UserError(
             "nothing to check: name a method, a reward source or `harness`; `alignbench plugins` lists them"
         )
-    raise typer.Exit(run_checks(names, load_catalog(plugin or ()), "learning" if learning else "contract", console))
+    raise typer.Exit(run_checks(names, _catalog(plugin), "learning" if learning else "contract", console))
 
 
 @app.command()
@@ -169,21 +168,25 @@ def version() -> None:
     print(__version__)
 
 
-def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]  # Plan's module is imported late
+def _catalog(modules: list[str] | None):  # type: ignore[no-untyped-def]  # Catalog's module is imported late
     from alignbench.plugins import load_catalog
-    from alignbench.suite.plan import make_plan
-    from alignbench.suite.spec import find_suite, load_suite
 
     catalog = load_catalog(modules or ())
     for failure in catalog.failures:
         if failure.entry_point in (modules or ()):  # asked for by name, so not passed over as an installed one would be
             raise UserError(f"--plugin {failure.entry_point}: {failure.cause}")
-    return make_plan(load_suite(find_suite(name)), catalog)
+    return catalog
+
+
+def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]  # as above
+    from alignbench.suite.plan import make_plan
+    from alignbench.suite.spec import find_suite, load_suite
+
+    return make_plan(load_suite(find_suite(name)), _catalog(modules))
 
 
 def _complain(text: str) -> None:
-    line = "".join(c if c.isprintable() else " " for c in text)
-    print(f"alignbench: {line}", file=sys.stderr)
+    print(f"alignbench: {printable(text)}", file=sys.stderr)
 
 
 def main() -> None:

@@ -24,6 +24,11 @@ class PluginError(Exception):
         self.distribution = distribution
 
 
+def printable(text: str) -> str:
+    """The text with a space for every control character: a terminal would obey them, whoever wrote them."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def nearest(seen: str, allowed: Iterable[str]) -> str:
     """The end of an error sentence: the nearest right name, or all of them when none is near."""
     allowed = sorted(allowed)

@@ -28,7 +28,10 @@ def _(lab: MethodLab) -> None:
         expected = lab.cls().loss_at_start(lab.cls.Config(**options))
         if expected is None:
             continue
-        loss = next(row["loss"] for row in lab.ran(lab.calm(**options), steps=1).history if "loss" in row)
+        losses = [row["loss"] for row in lab.ran(lab.calm(**options), steps=1).history if "loss" in row]
+        if not losses:
+            raise Unmet("train() logged no loss in its first step")
+        loss = losses[0]
         if not math.isclose(loss, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
             raise Unmet(f"the first loss is {loss:.7g} instead of {expected:.7g} with {options or 'the defaults'}")
 

@@ -76,6 +76,19 @@ class Unread(Sound):
         gamma: float = 1.0
 
 
+@breaks("first_loss_is_the_declared_one")
+class Mute(Sound):
+    """Takes its steps itself, and logs nothing."""
+
+    def train(self, trial: Trial, config: Any) -> None:
+        own = torch.optim.SGD([p for p in trial.policy.parameters() if p.requires_grad], lr=1e-3)
+        for pair in trial.preference_batches():
+            own.zero_grad()
+            (-trial.logprob_gap(pair).mean()).backward()
+            own.step()
+            trial.budget.used += 1
+
+
 @breaks("zero_budget_changes_nothing")
 class Eager(Sound):
     def train(self, trial: Trial, config: Any) -> None:

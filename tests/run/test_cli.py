@@ -164,17 +164,17 @@ def test_a_module_beside_the_suite_is_listed_planned_and_run(alignbench, suite_f
     assert "no method 'loose' is installed" in said.err
 
 
-@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("command", ["plan", "run", "check", "plugins"])
 def test_a_module_named_on_the_command_line_that_does_not_load_is_one_line(
     command: str, alignbench, suite_file, tmp_path: Path
 ) -> None:
     (tmp_path / "broken_module.py").write_text("import alignbench\n1 / 0\n")
-    path = str(suite_file(["sft"]))
+    asked = {"check": ["length"], "plugins": []}.get(command, [str(suite_file(["sft"]))])
     problem = "ZeroDivisionError: division by zero; the traceback: python -c 'import broken_module'"
-    assert alignbench(command, path, "--plugin", "broken_module") == Said(
+    assert alignbench(command, *asked, "--plugin", "broken_module") == Said(
         2, "", f"alignbench: --plugin broken_module: {problem}\n"
     )
-    said = alignbench(command, path, "--plugin", "nowhere_module")
+    said = alignbench(command, *asked, "--plugin", "nowhere_module")
     assert (said.code, said.out) == (2, "")
     assert said.err.startswith("alignbench: --plugin nowhere_module: ModuleNotFoundError: No module named")
 

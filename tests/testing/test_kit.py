@@ -15,18 +15,22 @@ import alignbench.testing
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
 from alignbench.suite.spec import Suite
-from alignbench.testing import TRAPS, CheckFailure, all_checks, checks_for, parametrize_checks
+from alignbench.testing import TRAPS, BoundCheck, CheckFailure, all_checks, checks_for, parametrize_checks
 from alignbench.testing.board import list_checks, run_checks
 from alignbench.testing.kit import SPEED_VARIABLE, check
+from alignbench.testing.sessions import session
 
 TOYS = "mutants.toys"
 CATALOG = load_catalog([TOYS])
 
 
+def check_of(name: str, check: str) -> BoundCheck:
+    return next(one for one in checks_for(name, "learning", CATALOG) if one.check.name == check)
+
+
 def test_a_failure_says_plugin_check_observed_required_and_likely_cause() -> None:
-    unread = next(one for one in checks_for("unread", "contract", CATALOG) if one.check.name.startswith("every_config"))
     with pytest.raises(CheckFailure) as failure:
-        unread()
+        check_of("unread", "every_config_field_is_read")()
     assert str(failure.value).splitlines() == [
         "plugin:       unread (module mutants.toys -)",
         "check:        every_config_field_is_read (on the llama-shaped model)",
@@ -42,11 +46,51 @@ def test_an_exception_of_the_plugins_own_is_a_failure_that_names_it(monkeypatch:
         raise ZeroDivisionError("by a batch of none")
 
     monkeypatch.setattr(CATALOG.methods["idle"].cls, "train", broken)
-    first = next(
-        one for one in checks_for("idle", "contract", CATALOG) if one.check.name == "training_moves_the_policy"
-    )
-    with pytest.raises(CheckFailure, match=r"observed: +ZeroDivisionError: by a batch of none"):
+    first = check_of("idle", "training_moves_the_policy")
+    with pytest.raises(CheckFailure) as failure:
         first()
+    line = broken.__code__.co_firstlineno + 1
+    seen = f"ZeroDivisionError: by a batch of none at {Path(__file__).name}:{line} in broken"
+    assert failure.value.observed == seen
+    assert "likely cause: the plugin raised" in str(failure.value)
+
+
+def test_a_plugin_that_raises_is_told_once_with_one_traceback_and_steers_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(self: object, trial: object, config: object) -> None:
+        raise ValueError("red \x1b[31m\nsecond line")
+
+    monkeypatch.setattr(CATALOG.methods["idle"].cls, "train", broken)
+    console = Console(record=True, width=100)
+    with session():
+        assert run_checks(["idle"], CATALOG, "contract", console) == 1
+    text = console.export_text()
+    assert text.count("Traceback") == text.count("ValueError: red") - 1 == 1
+    assert len(next(line for line in text.splitlines() if line.startswith("checks:")).split(",")) > 10
+    assert "\x1b" not in text
+    assert f"\n{'':14}second line at {Path(__file__).name}" in text
+    assert text.splitlines()[-1].endswith("; learning checks not run; add --learning")
+
+
+@pytest.mark.parametrize("code", [0, 3, "done"])
+def test_a_plugin_that_exits_fails_its_checks_and_ends_nothing_else(
+    code: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaving(self: object, trial: object, config: object) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(CATALOG.methods["idle"].cls, "train", leaving)
+    with session(), pytest.raises(CheckFailure, match=f"SystemExit: {code} at .* in leaving"):
+        check_of("idle", "training_moves_the_policy")()
+
+
+def test_a_method_that_logs_no_loss_is_told_so() -> None:
+    check = check_of("mute", "first_loss_is_the_declared_one")
+    with pytest.raises(CheckFailure) as failure:
+        check()
+    assert failure.value.observed == "train() logged no loss in its first step"
+    assert repr(check) == "<check mute-first_loss_is_the_declared_one>"
 
 
 def test_learning_comes_on_top_of_contract_and_each_subject_has_its_own_checks() -> None:
@@ -132,7 +176,7 @@ def test_the_command_prints_a_line_per_check_then_each_failure_and_says_it_in_it
     assert "shrinking  source_config_survives_yaml  FAILED" in text
     assert "vowels  source_config_survives_yaml  ok" in text
     assert "likely cause: a field of a type that YAML does not have" in text
-    assert "passed, 1 failed, 0 do not apply" in text
+    assert "passed, 1 failed, 0 do not apply\n" in text  # a source has no learning checks to leave out
     assert run_checks(["vowels"], CATALOG, "contract", console) == 0
 
 
@@ -149,14 +193,15 @@ def test_the_command_takes_a_module_that_is_not_installed_and_refuses_an_unknown
 
 
 def test_the_list_names_every_check_with_what_it_requires_and_every_trap() -> None:
-    console = Console(record=True, width=1000)
+    console = Console(record=True, width=100)
     list_checks(console)
     text = console.export_text()
-    for one in all_checks():
-        assert one.name in text
-        assert one.requires in text
-    for number, title in TRAPS.items():
-        assert f"{number} {title}" in text
+    assert max(map(len, text.splitlines())) <= 100
+    blocks = [" ".join(block.split()) for block in text.split("\n\n")]
+    for one, block in zip(all_checks(), blocks, strict=True):
+        assert block.startswith(f"{one.name} ({one.subject}, {one.speed}) requires: {one.requires}")
+        for number in one.traps:
+            assert f"{number} {TRAPS[number]}" in block
 
 
 def test_no_plugins_name_stands_in_the_kit() -> None:
