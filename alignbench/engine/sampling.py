@@ -114,11 +114,13 @@ def last_logits(resident: Resident, ids: Tensor, is_token: Tensor, place: Tensor
 def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> Tensor:
     """(B, V) logits of the token after `prefix + rest`, for rests of any length; the prefix is computed once."""
     codec, device, count = resident.codec, resident.device, len(rests)
+    if not all(rests):  # a text of no tokens is answered where the prefix ends
+        prefix, rests = prefix[:-1], [[prefix[-1], *rest] for rest in rests]
     cache = make_cache(resident.base)
-    resident.base.base_model(
-        input_ids=torch.tensor([list(prefix)], device=device), past_key_values=cache, use_cache=True
-    )
-    cache.batch_repeat_interleave(count)
+    if prefix:
+        ids = torch.tensor([list(prefix)], device=device)
+        resident.base.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(count)
     batch = codec.pack(rests, [[]] * count)
     is_token = torch.cat([batch.is_token.new_ones(count, len(prefix)), batch.is_token], dim=1)
     inputs = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from alignbench.api import AlignmentMethod, OptimizerConfig, RewardSource
+from alignbench.api import AlignmentMethod, Config, OptimizerConfig, RewardSource
 from alignbench.engine.device import isolated
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Engine, Resident
 from alignbench.engine.trial import POLICY, LiveTrial
+from alignbench.errors import UserError
 from alignbench.feedback.checked import Checked
 from alignbench.plugins import Catalog, Plugin
 from alignbench.run.work import LiveWork
@@ -27,6 +29,7 @@ from alignbench.store import Store
 from alignbench.store.assets import resolve_model
 from alignbench.suite.plan import make_plan
 from alignbench.suite.spec import Lora
+from alignbench.testing.texts import COMPLETIONS, PROMPTS
 from alignbench.testing.worlds import TASK, shake, suite, working
 
 
@@ -36,7 +39,7 @@ class SourceLab:
     def __init__(self, plugin: Plugin[RewardSource], catalog: Catalog, shape: str, store: Store) -> None:
         self.plugin = plugin
         self.cls = plugin.cls
-        task = catalog.task(TASK)
+        self.given, task = catalog, catalog.task(TASK)
         rated = type("RatedOracle", (task.cls,), {"load_gold": _load_rated, "__module__": task.cls.__module__})
         self.catalog = dataclasses.replace(
             catalog,
@@ -47,23 +50,50 @@ class SourceLab:
         self.store = store
 
     @contextmanager
-    def opened(self, seed: int = 0) -> Iterator[tuple[Checked, LiveWork]]:
-        """The source behind the harness's guard, and the work whose meter it is billed to."""
-        wanted = {"source": self.plugin.name, "pairs": 24}
-        plan = make_plan(suite(self.shape, Idle.name, 0, seed, comparisons=wanted), self.catalog)
+    def opened(self, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Checked, LiveWork]]:
+        """The source with these options, behind the harness's guard, and the work whose meter it is billed to."""
+        wanted = {"source": self.plugin.name, "options": dict(options or {}), "pairs": 24}
+        plan = make_plan(suite(self.shape, Idle.name, 0, 0, comparisons=wanted), self.catalog)
         stage = next(stage for stage in plan.stages.values() if stage.kind == "comparisons")
         with working(plan, stage, self.store) as work, isolated(work.seed), ExitStack() as stack:
             source = work.open_source(stack, stage.options["source"], stage.options["options"])
             assert isinstance(source, Checked)
             yield source, work
 
-    def texts(self, work: LiveWork) -> tuple[list[str], list[str], list[str]]:
-        """Prompts, and two different completions of each."""
+    def texts(self, source: Checked, work: LiveWork) -> tuple[list[str], list[str], list[str]]:
+        """Prompts, and two completions of each: the task's own, and ordinary ones after them unless the source refuses
+        those as a user's mistake."""
+        own, ordinary = self._task_texts(work), ordinary_texts()
+        try:
+            source._source.score(ordinary[0], ordinary[1])
+            source._source.prefer(*ordinary)
+        except UserError as refusal:
+            warnings.warn(f"'{self.plugin.name}' is checked on the task's own texts alone: {refusal}", stacklevel=2)
+            return own
+        except Exception:  # a check will meet it, and say so
+            pass
+        prompts, a, b = (mine + others for mine, others in zip(own, ordinary, strict=True))
+        return prompts, a, b
+
+    def with_config(self, config: type[Config]) -> SourceLab:
+        """A lab for the same source under another Config class."""
+        twin = type(self.cls.__name__, (self.cls,), {"Config": config, "__module__": self.cls.__module__})
+        plugin = dataclasses.replace(self.plugin, cls=twin)
+        catalog = dataclasses.replace(self.given, sources={**self.given.sources, plugin.name: plugin})
+        return SourceLab(plugin, catalog, self.shape, self.store)
+
+    def _task_texts(self, work: LiveWork) -> tuple[list[str], list[str], list[str]]:
         rows = list(dict.fromkeys(work.task.demonstrations()))
         by_prompt = {prompt: [row.completion for row in rows if row.prompt == prompt] for prompt, _ in rows}
         pairs = [(p, a, b) for p, texts in by_prompt.items() for a, b in pairwise(texts)]
         prompts, a, b = (list(column) for column in zip(*pairs, strict=True))
         return prompts, a, b
+
+
+def ordinary_texts() -> tuple[list[str], list[str], list[str]]:
+    """Prompts, and two completions of each."""
+    prompts = list(islice(cycle(PROMPTS), len(COMPLETIONS)))
+    return prompts, list(COMPLETIONS), [*COMPLETIONS[1:], COMPLETIONS[0]]
 
 
 class Idle(AlignmentMethod):

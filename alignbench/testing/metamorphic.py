@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from alignbench.testing.configs import own_choices
 from alignbench.testing.kit import NotApplicable, Unmet, check, trains
-from alignbench.testing.methods import own_choices
 from alignbench.testing.startup import SHORT
 from alignbench.testing.tape import Tape, rows_of
 from alignbench.testing.trials import MethodLab, Ran

@@ -7,22 +7,22 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from pydantic import ValidationError
 
-from alignbench.api import NEEDS, Config, MethodConfig, RewardSource, Task, Work
+from alignbench.api import NEEDS, MethodConfig, RewardSource, Task, Work
 from alignbench.engine.device import isolated
 from alignbench.run.stages import open_trial
 from alignbench.run.work import LiveWork
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlanKit
 from alignbench.suite.spec import Suite
+from alignbench.testing.configs import noting_reads, variations
 from alignbench.testing.kit import Unmet, check, trains
 from alignbench.testing.trials import MethodLab
 
@@ -61,19 +61,8 @@ def _(lab: MethodLab) -> None:
 def _(lab: MethodLab) -> None:
     read: set[str] = set()
 
-    class Recording(lab.cls.Config):  # type: ignore[name-defined]
-        def __getattribute__(self, name: str) -> Any:
-            if name in type(self).__dict__.get("__pydantic_fields__", {}):
-                read.add(name)
-            return super().__getattribute__(name)
-
-    Recording.__module__ = lab.cls.Config.__module__
-    twin = lab.with_config(Recording)
+    twin = lab.with_config(noting_reads(lab.cls.Config, read))
     for options in variations(lab.cls.Config):
-        read_by = read.copy()
-        Recording(**options)
-        read.clear()
-        read.update(read_by)  # what validation looked at does not count
         if trains(lab.cls):
             twin.run(options, steps=1)
         else:
@@ -212,28 +201,6 @@ def _(lab: MethodLab) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
-
-
-def variations(config: type[Config]) -> list[dict[str, Any]]:
-    """The defaults, and options that between them take every other value of each Literal and bool field; those that the
-    validators refuse are left out."""
-    choices = {
-        name: [True, False] if field.annotation is bool else list(get_args(field.annotation))
-        for name, field in config.model_fields.items()
-        if field.annotation is bool or get_origin(field.annotation) is Literal
-    }
-    accepted: list[dict[str, Any]] = [{}]
-    for name, values in choices.items():
-        for value in values:
-            with suppress(ValidationError):
-                if config(**{name: value}) != config():
-                    accepted.append({name: value})
-    return accepted
-
-
-def own_choices(config: type[Config]) -> list[dict[str, Any]]:
-    """The variations without those of the optimiser, which is the harness's."""
-    return [options for options in variations(config) if not options.keys() & MethodConfig.model_fields.keys()]
 
 
 def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> list[str]:

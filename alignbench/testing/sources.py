@@ -9,12 +9,13 @@ import yaml
 from torch import Tensor
 
 from alignbench.api import RewardSource
+from alignbench.testing.configs import noting_reads, variations
 from alignbench.testing.kit import Unmet, check, is_labelled
 from alignbench.testing.labs import SourceLab
-from alignbench.testing.methods import variations
 
 ONE = ("llama",)
 TOLERANCE = 1e-5
+LARGE = 128  # rows of a batch above which a source may cut it into parts
 
 
 @check(
@@ -24,7 +25,7 @@ TOLERANCE = 1e-5
 )  # fmt: skip
 def _(lab: SourceLab) -> None:
     with lab.opened() as (source, work):
-        prompts, a, b = lab.texts(work)
+        prompts, a, b = lab.texts(source, work)
         raw: RewardSource = source._source  # behind the guard, which would convert what can be converted
         for count in (len(prompts), 1):
             part = slice(count)
@@ -43,32 +44,41 @@ def _(lab: SourceLab) -> None:
 
 @check(
     "source", "a_batch_equals_its_singles", shapes=ONE,
-    requires="A text's score, and a pair's preference, are the same alone and in a batch, to 1e-5.",
+    requires="A text's score, and a pair's preference, are the same alone, in a batch and in one of more than "
+    f"{LARGE} rows, to 1e-5 (of the largest score, where that is above 1); and not all texts score alike.",
     cause="padding that is read, or a normalisation over the batch",
 )  # fmt: skip
 def _(lab: SourceLab) -> None:
     with lab.opened() as (source, work):
-        prompts, a, b = lab.texts(work)
+        prompts, a, b = lab.texts(source, work)
+        copies = LARGE // len(prompts) + 1
+        scores = source.score(prompts, a)
+        if (scores == scores[0]).all():
+            raise Unmet(f"every one of {len(a)} texts scored {float(scores[0]):g}: the check saw nothing")
         for call, columns in (("score", (prompts, a)), ("prefer", (prompts, a, b))):
             whole = getattr(source, call)(*columns)
+            large = getattr(source, call)(*(column * copies for column in columns))
             for i in range(len(prompts)):
                 alone = float(getattr(source, call)(*([column[i]] for column in columns))[0])
-                if abs(alone - float(whole[i])) > TOLERANCE:
-                    raise Unmet(f"{call}() of text {i} is {alone:.6g} alone and {float(whole[i]):.6g} in a batch")
+                for seen, count in ((whole[i], len(prompts)), (large[i], len(large))):
+                    if abs(alone - float(seen)) > slack(scores):
+                        text = f"{a[i][:30]!r} after {prompts[i][:30]!r}"
+                        raise Unmet(f"{call}() of {text} is {alone:.6g} alone and {float(seen):.6g} among {count}")
 
 
 @check(
     "source", "order_does_not_matter", shapes=ONE,
-    requires="Texts in another order get the same scores, to 1e-5, and so they do when they are read again.",
+    requires="Texts in another order get the same scores, to 1e-5 (of the largest score, where that is above 1), and "
+    "so they do when they are read again.",
     cause="a state that one text leaves for the next, a generator that runs on, or results not put back in order",
 )  # fmt: skip
 def _(lab: SourceLab) -> None:
     with lab.opened() as (source, work):
-        prompts, a, b = lab.texts(work)
+        prompts, a, b = lab.texts(source, work)
         for call, columns in (("score", (prompts, a)), ("prefer", (prompts, a, b))):
             forwards = getattr(source, call)(*columns)
             backwards = getattr(source, call)(*(column[::-1] for column in columns)).flip(0)
-            if (gap := float((forwards - backwards).abs().max())) > TOLERANCE:
+            if (gap := float((forwards - backwards).abs().max())) > slack(source.score(prompts, a)):
                 raise Unmet(f"{call}() differs by up to {gap:.3g} when the texts come in reverse")
 
 
@@ -79,7 +89,7 @@ def _(lab: SourceLab) -> None:
 )  # fmt: skip
 def _(lab: SourceLab) -> None:
     with lab.opened() as (source, work):
-        prompts, a, b = lab.texts(work)
+        prompts, a, b = lab.texts(source, work)
         sums = source.prefer(prompts, a, b) + source.prefer(prompts, b, a)
         if (gap := float((sums - 1).abs().max())) > TOLERANCE:
             raise Unmet(f"prefer(a, b) + prefer(b, a) misses 1 by up to {gap:.3g}")
@@ -94,7 +104,7 @@ def _(lab: SourceLab) -> None:
     scores = []
     for _ in range(2):
         with lab.opened() as (source, work):
-            prompts, a, _b = lab.texts(work)
+            prompts, a, _b = lab.texts(source, work)
             scores.append(source.score(prompts, a))
     if not torch.equal(*scores):
         raise Unmet(f"they differ by up to {float((scores[0] - scores[1]).abs().max()):.3g}")
@@ -108,7 +118,7 @@ def _(lab: SourceLab) -> None:
 )  # fmt: skip
 def _(lab: SourceLab) -> None:
     with lab.opened() as (source, work):
-        prompts, a, b = lab.texts(work)
+        prompts, a, b = lab.texts(source, work)
         kind = f"labels_{lab.cls.labels}"
         for call, columns in (("score", (prompts, a)), ("prefer", (prompts, a, b)), ("score", (prompts, a))):
             before = dict(work.meter.counts)
@@ -132,3 +142,25 @@ def _(lab: SourceLab) -> None:
         back = lab.cls.Config(**yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
         if back != config:
             raise Unmet(f"{config!r} came back as {back!r}")
+
+
+@check(
+    "source", "every_source_config_field_is_read", shapes=ONE,
+    requires="prepare(), score() and prefer() together read every field, over all choices offered.",
+    cause="an option that does nothing; remove it, or read it",
+)  # fmt: skip
+def _(lab: SourceLab) -> None:
+    read: set[str] = set()
+    twin = lab.with_config(noting_reads(lab.cls.Config, read))
+    for options in variations(lab.cls.Config):
+        with twin.opened(options) as (source, work):
+            prompts, a, b = twin.texts(source, work)
+            source.score(prompts, a)
+            source.prefer(prompts, a, b)
+    if unread := set(lab.cls.Config.model_fields) - read:
+        raise Unmet(f"never read: {', '.join(sorted(unread))}")
+
+
+def slack(scores: Tensor) -> float:
+    """How far two readings of a text may lie apart: rounding grows with the scores."""
+    return TOLERANCE * max(1.0, float(scores.abs().max()))

@@ -11,8 +11,8 @@ import math
 import torch
 
 from alignbench.api import AlignmentMethod
+from alignbench.testing.configs import variations
 from alignbench.testing.kit import NotApplicable, Unmet, check, trains
-from alignbench.testing.methods import variations
 from alignbench.testing.trials import MethodLab
 
 TOLERANCE = 1e-5  # nats, and shares

@@ -53,9 +53,18 @@ def test_a_sound_method_passes(check: BoundCheck) -> None:
     check()
 
 
-@pytest.mark.parametrize("check", checks_for("vowels", "contract", CATALOG), ids=lambda one: one.id)
+@pytest.mark.parametrize(
+    "check", [one for name in ("vowels", "praise") for one in checks_for(name, "contract", CATALOG)], ids=lambda c: c.id
+)
 def test_a_sound_source_passes(check: BoundCheck) -> None:
     check()
+
+
+def test_a_source_that_refuses_ordinary_texts_is_held_on_the_tasks_own_and_that_is_said() -> None:
+    for check in checks_for("narrow", "contract", CATALOG):
+        if check.check.name == "a_batch_equals_its_singles":
+            with pytest.warns(UserWarning, match="'narrow' is checked on the task's own texts alone: no letter of"):
+                check()
 
 
 def test_every_trap_is_planted() -> None:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, PositiveFloat, field_validator
 
 import alignbench
 from alignbench import AlignmentMethod, Config, Inputs, Kit, MethodConfig, RewardSource, Trial
+from alignbench.errors import UserError
 
 BREAKS: dict[str, str] = {}  # plugin -> the check that must fail on it
 
@@ -152,6 +153,63 @@ class Vowels(RewardSource):
         return torch.tensor([float(text.count("a")) for text in completions])
 
 
+class Praise(RewardSource):
+    """Counts words that the oracle task does not have."""
+
+    name = "praise"
+
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        return torch.tensor([float(text.lower().count("good")) for text in completions])
+
+
+@breaks("a_batch_equals_its_singles")
+class Centred(Praise):
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        scores = super().score(prompts, completions)
+        return scores - scores.mean() if len(scores) > 1 else scores
+
+
+@breaks("a_batch_equals_its_singles")
+class Halving(Praise):
+    """Each further 100 rows halve what is before them."""
+
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        return super().score(prompts, completions) / 2 ** (len(completions) // 100)
+
+
+@breaks("a_batch_equals_its_singles")
+class Constant(Vowels):
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        return torch.ones(len(completions))
+
+
+@breaks("scores_are_finite_float32")
+class Blank(Vowels):
+    """No number for a text of spaces."""
+
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        is_blank = torch.tensor([bool(text) and not text.strip() for text in completions])
+        return super().score(prompts, completions).where(~is_blank, torch.nan)
+
+
+@breaks("every_source_config_field_is_read")
+class Deaf(Vowels):
+    class Config(Config):
+        weight: float = 1.0
+
+
+class Narrow(Vowels):
+    """Knows a language of three letters and refuses any other."""
+
+    name = "narrow"
+
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        for text in completions:
+            if strange := set(text) - set("abc"):
+                raise UserError(f"no letter of this language: {min(strange)!r}")
+        return super().score(prompts, completions)
+
+
 @breaks("source_config_survives_yaml")
 class Shrinking(Vowels):
     class Config(Config):
@@ -162,6 +220,9 @@ class Shrinking(Vowels):
         @classmethod
         def _half(cls, scale: float) -> float:
             return scale / 2
+
+    def score(self, prompts: Any, completions: Any) -> torch.Tensor:
+        return self.config.scale * super().score(prompts, completions)
 
 
 def _offered(base: type) -> list[Any]:

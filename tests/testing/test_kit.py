@@ -186,7 +186,7 @@ def test_the_command_takes_a_module_that_is_not_installed_and_refuses_an_unknown
         return subprocess.run(whole, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
 
     done = command("vowels", "--plugin", TOYS)
-    assert (done.returncode, "6 passed, 0 failed" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "7 passed, 0 failed" in done.stdout) == (0, True), done.stderr
     refused = command("vowel", "--plugin", TOYS)
     assert refused.returncode == 2
     assert refused.stderr == "alignbench: no method or reward source 'vowel': did you mean 'vowels'?\n"
