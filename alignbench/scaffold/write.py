@@ -20,6 +20,7 @@ from alignbench.hookspecs import PROJECT
 from alignbench.plugins import load_catalog
 
 Kind = Literal["method", "reward"]
+HARNESS = "harness"  # what `alignbench check` calls the engine
 # Narrower than `plugins.NAME`: it also names a distribution, a module and a class.
 PARTS = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
 SHARED = {"gitignore.in": ".gitignore", "pyproject.toml.in": "pyproject.toml"}
@@ -39,6 +40,8 @@ class Names(NamedTuple):
 def new_distribution(kind: Kind, name: str, parent: Path) -> Path:
     """Write `parent`/`name` and return it. UserError if the name will not do or the folder is there already."""
     names = spellings(name)
+    if name == HARNESS:
+        raise UserError(f"name '{name}': `alignbench check {name}` means alignbench itself; choose another name")
     if owner := _owner(names):
         raise UserError(f"'{name}' is taken by {owner}, which is installed here; choose another name")
     folder, files = parent / name, _filled(kind, names)

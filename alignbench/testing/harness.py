@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from scipy.stats import chisquare
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from alignbench.api import OptimizerConfig, TokenBatch
 from alignbench.engine.meter import Meter
@@ -140,7 +141,8 @@ def _(lab: HarnessLab) -> None:
     merged, ids = lab.resident(starts=[lab.start()]), torch.tensor([[0, 1, 2, 3, 1, 2]])
     start = PeftModel.from_pretrained(lab.plain(), str(lab.start())).eval()
     with torch.no_grad():
-        ours, theirs = (model(input_ids=ids, use_cache=False).logits for model in (merged.module, start))
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        ours, theirs = (model(**inputs).logits for model in (merged.module, start))
     gap = float((ours - theirs).abs().max() / theirs.abs().max())
     if gap > 5e-6:
         raise Unmet(f"the logits differ by {gap:.2g} of their size")
@@ -213,7 +215,7 @@ def _(lab: HarnessLab) -> None:
         shake(list(model.head.parameters()), scale=1.0)
         tokens = model.encode(PROMPTS, COMPLETIONS)
         with torch.no_grad():
-            rows = [plain.base_model(input_ids=ids[real][None]).last_hidden_state[0] for ids, real in zip(*tokens[:2])]  # noqa: B905
+            rows = [alone(plain, ids[real]) for ids, real in zip(*tokens[:2], strict=True)]
             wanted = torch.stack([row[-1] if pooling == "last" else row.mean(0) for row in rows])
             expected = model.head(wanted).squeeze(-1)
         same(model.score(PROMPTS, COMPLETIONS), expected, f"scores, pooling {pooling}")
@@ -300,6 +302,12 @@ def _(lab: HarnessLab) -> None:
 def grad_of(weight: nn.Parameter) -> Tensor:
     assert weight.grad is not None
     return weight.grad.clone()
+
+
+def alone(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """(T, H) hidden states of one text, unpadded."""
+    mask = torch.ones_like(ids[None])
+    return model.base_model(input_ids=ids[None], attention_mask=mask).last_hidden_state[0]
 
 
 def encoded(resident: Resident) -> TokenBatch:

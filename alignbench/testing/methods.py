@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from alignbench.suite.spec import Suite
 from alignbench.testing.configs import noting_reads, variations
 from alignbench.testing.kit import Unmet, check, trains
 from alignbench.testing.trials import MethodLab
+from alignbench.testing.writes import watching_writes
 
 LLAMA = ("llama",)
 
@@ -100,7 +100,8 @@ def _(lab: MethodLab) -> None:
 
 @check(
     "method", "budget_is_never_exceeded", shapes=LLAMA, applies=trains,
-    requires="No more optimiser steps are taken than the budget allows, by whatever optimiser.",
+    requires="The steps of all optimisers of torch together, and those counted by the budget, are no more than it "
+    "allows; weights that train() changes by hand are not counted.",
     cause="a loop that does not ask `trial.budget.is_spent`, or an optimiser of the method's own that is not counted",
 )  # fmt: skip
 def _(lab: MethodLab) -> None:
@@ -148,7 +149,7 @@ def _(lab: MethodLab) -> None:
 
 @check(
     "method", "files_stay_in_workdir", shapes=LLAMA, applies=trains,
-    requires="train() writes no file outside `trial.workdir`.",
+    requires="train() writes no file outside `trial.workdir`, be it by Python's own calls, safetensors or torch.save.",
     cause="a path relative to the working directory; build it from `trial.workdir`",
 )  # fmt: skip
 def _(lab: MethodLab) -> None:
@@ -157,7 +158,7 @@ def _(lab: MethodLab) -> None:
         home = Path.cwd()
         os.chdir(empty)
         try:
-            with _watching_writes(outside):
+            with watching_writes(outside):
                 method.train(trial, config)
             left = [str(path.relative_to(empty)) for path in Path(empty).rglob("*")]
         finally:
@@ -225,38 +226,6 @@ def _settings() -> dict[str, Any]:
         "working directory": str(Path.cwd()),
         "thread count": torch.get_num_threads(),
     }
-
-
-_writes: list[list[str]] = []  # who listens to the audit hook, which cannot be taken off again
-
-
-def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if not _writes:
-        return
-    if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
-        mode, flags = args[1], args[2]
-        writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if mode is None else bool(set(mode) & set("wax+"))
-        if writes:
-            _writes[-1].append(os.fsdecode(args[0]))
-    elif event == "os.mkdir":
-        _writes[-1].append(os.fsdecode(args[0]))
-
-
-@contextmanager
-def _watching_writes(seen: list[str]) -> Iterator[None]:
-    """Paths that Python code opens for writing; caches of code and of devices left out."""
-    if not _hooked:
-        sys.addaudithook(_audit)
-        _hooked.append(True)
-    _writes.append([])
-    try:
-        yield
-    finally:
-        skipped = ("/dev/", "/proc/", "/sys/")
-        seen += [p for p in _writes.pop() if not p.startswith(skipped) and "__pycache__" not in p]
-
-
-_hooked: list[bool] = []
 
 
 FOREIGN = ("torch", "transformers", "peft", "tokenizers", "builtins")  # what these hold is no plugin's business

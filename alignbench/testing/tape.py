@@ -174,7 +174,7 @@ def plain_logprobs(model: nn.Module, tokens: TokenBatch, temperature: float = 1.
         rows = (lengths == length).nonzero().squeeze(1)
         ids = tokens.ids[rows][tokens.is_token[rows]].view(len(rows), length)
         is_response = tokens.is_response[rows][tokens.is_token[rows]].view(len(rows), length)
-        logits = model(input_ids=ids, use_cache=False).logits.float() / temperature
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float() / temperature
         logprobs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
         places = torch.zeros(len(rows), tokens.ids.shape[1])
         places[tokens.is_response[rows]] = logprobs[is_response[:, 1:]]

@@ -136,10 +136,11 @@ def test_logits_after_a_shared_prefix_are_those_of_a_full_pass(resident, plain, 
     made, model = resident(name), plain(name)
     prefix = made.codec.prompt("Review Sentiment: ")
     rests = [made.codec.plain(text) for text in ("the long film is", "a", "the plot of the film is a bad one")]
-    ours = next_logits(made, prefix, rests)
-    with torch.no_grad():
-        theirs = torch.stack([model(input_ids=torch.tensor([prefix + rest])).logits[0, -1] for rest in rests])
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+    for head, tails in ((prefix, rests), (prefix, [[], *rests]), (prefix, [[]]), (prefix[:1], [[], *rests])):
+        ours = next_logits(made, head, tails)
+        with torch.no_grad():
+            theirs = torch.stack([model(input_ids=torch.tensor([head + tail])).logits[0, -1] for tail in tails])
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "granite"])

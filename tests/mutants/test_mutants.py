@@ -60,6 +60,10 @@ def test_a_sound_source_passes(check: BoundCheck) -> None:
     check()
 
 
+def test_a_method_may_save_in_its_workdir() -> None:
+    check_of("hoarding", "files_stay_in_workdir")()
+
+
 def test_a_source_that_refuses_ordinary_texts_is_held_on_the_tasks_own_and_that_is_said() -> None:
     for check in checks_for("narrow", "contract", CATALOG):
         if check.check.name == "a_batch_equals_its_singles":

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict, PositiveFloat, field_validator
+from safetensors.torch import save_file
 
 import alignbench
 from alignbench import AlignmentMethod, Config, Inputs, Kit, MethodConfig, RewardSource, Trial
@@ -136,6 +137,38 @@ class Scribbling(Sound):
         (trial.workdir / "allowed.txt").write_text("notes")
         Path("notes.txt").write_text("notes")
         super().train(trial, config)
+
+
+class Hoarding(Sound):
+    """Saves what it may; whoever fills in `save`, what it may not."""
+
+    name = "hoarding"
+
+    def train(self, trial: Trial, config: Any) -> None:
+        save_file({"w": torch.zeros(1)}, trial.workdir / "allowed.safetensors")
+        self.save(trial.workdir.parent / f"{self.name}-leak")
+        super().train(trial, config)
+
+    def save(self, path: Path) -> None:
+        pass
+
+
+@breaks("files_stay_in_workdir")
+class Rusty(Hoarding):
+    def save(self, path: Path) -> None:
+        save_file({"w": torch.zeros(1)}, path)
+
+
+@breaks("files_stay_in_workdir")
+class Pickling(Hoarding):
+    def save(self, path: Path) -> None:
+        torch.save({"w": torch.zeros(1)}, path)
+
+
+@breaks("files_stay_in_workdir")
+class Linking(Hoarding):
+    def save(self, path: Path) -> None:
+        path.symlink_to("nowhere")
 
 
 @breaks("only_added_weights_change")

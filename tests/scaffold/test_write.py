@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import alignbench
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
 from alignbench.scaffold.write import new_distribution, spellings
@@ -27,6 +28,7 @@ def test_a_distribution_has_its_module_tests_and_readme(kind, tmp_path: Path) ->
     ]  # fmt: skip
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert project["project"]["name"] == "alignbench-my-own-v2"
+    assert project["project"]["dependencies"] == [f"alignbench>={'.'.join(alignbench.__version__.split('.')[:2])}"]
     assert project["project"]["entry-points"]["alignbench"] == {"my-own.v2": "alignbench_my_own_v2"}
     assert list(tmp_path.iterdir()) == [folder]  # no scratch folder stays
 
@@ -74,6 +76,7 @@ def test_what_is_written_is_tidy(kind, tmp_path: Path) -> None:
         ("é", f"name 'é': {ALLOWED}; for example 'my-method'"),
         ("", f"name '': {ALLOWED}; for example 'my-method'"),
         ("none", "name 'none': its class would be called None, a word of Python; choose another name"),
+        ("harness", "name 'harness': `alignbench check harness` means alignbench itself; choose another name"),
         ("dpo", "'dpo' is taken by alignbench-dpo, which is installed here; choose another name"),
         ("length", "'length' is taken by alignbench, which is installed here; choose another name"),
         ("hh", "'hh' is taken by alignbench, which is installed here; choose another name"),
