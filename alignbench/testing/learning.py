@@ -15,6 +15,7 @@ from alignbench.testing.trials import MethodLab, Ran
 
 GATE = 0.06  # total variation; the start is 0.27 to 0.39 from the optimum, shipped methods end at 0.01 to 0.03
 STEPS = 60
+LONGER = 150  # for gradients of high variance
 # Options by the field's names for them, each where the method has it: large batches, one pass over each, advantages
 # without bias, no bonus.
 PLAIN = {
@@ -33,19 +34,21 @@ def moves(cls: type[AlignmentMethod]) -> bool:
 
 @check(
     "method", "ends_near_its_optimum", speed="learning", applies=trains, traps=(13,),
-    requires=f"After {STEPS} steps the total variation to the optimum of its objective is below {GATE}.",
+    requires=f"After {STEPS} steps the total variation to the optimum of its objective is below {GATE}; a method that "
+    f"has come half the way by then may take {LONGER}.",
     cause="a gradient that is not the objective's: of the KL term above all, then of scores, values and masks",
 )  # fmt: skip
 def _(lab: MethodLab) -> None:
-    ran = learned(lab)
     beta = lab.cls().beta(lab.cls.Config(**options(lab)))
     if beta is None:
         raise NotApplicable("it declares no beta: its optimum has no closed form")
-    policy, start, rewards = ran.listing
-    best = closed_form.optimum(start, rewards, beta)
-    before, after = (float(closed_form.total_variation(log_p, best).mean()) for log_p in (start, policy))
-    if not after < GATE:
-        raise Unmet(f"the total variation is {after:.3f}, from {before:.3f} at the start")
+    for steps in (STEPS, LONGER):
+        before, after = distances(learned(lab, steps=steps), beta)
+        if after < GATE:
+            return
+        if not after < before / 2:
+            break
+    raise Unmet(f"the total variation is {after:.3f} after {steps} steps, from {before:.3f} at the start")
 
 
 @check(
@@ -78,5 +81,13 @@ def options(lab: MethodLab) -> dict[str, Any]:
     return lab.known({**PLAIN, **knob})
 
 
-def learned(lab: MethodLab, *, is_turned: bool = False, **changes: Any) -> Ran:
-    return lab.ran({**options(lab), **changes}, steps=STEPS, is_turned=is_turned, is_taped=False, **WORLD)
+def distances(ran: Ran, beta: float) -> tuple[float, float]:
+    """Total variation of the start, and of the policy, to the optimum: mean over prompts."""
+    policy, start, rewards = ran.listing
+    best = closed_form.optimum(start, rewards, beta)
+    before, after = (float(closed_form.total_variation(log_p, best).mean()) for log_p in (start, policy))
+    return before, after
+
+
+def learned(lab: MethodLab, *, is_turned: bool = False, steps: int = STEPS, **changes: Any) -> Ran:
+    return lab.ran({**options(lab), **changes}, steps=steps, is_turned=is_turned, is_taped=False, **WORLD)

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from alignbench.testing.configs import own_choices
 from alignbench.testing.kit import NotApplicable, Unmet, check, trains
@@ -42,8 +43,16 @@ def _(lab: MethodLab) -> None:
 )  # fmt: skip
 def _(lab: MethodLab) -> None:
     for choice in own_choices(lab.cls.Config):
-        whole = lab.ran(lab.calm(**choice, per_device_train_batch_size=8, gradient_accumulation_steps=1))
-        parts = lab.ran(lab.calm(**choice, per_device_train_batch_size=1, gradient_accumulation_steps=8))
+        cuts = [
+            lab.calm(**choice, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
+            for size in (8, 1)
+        ]
+        try:
+            whole, parts = (lab.ran(options) for options in cuts if lab.cls.Config(**options))
+        except ValidationError as refusal:
+            raise NotApplicable(f"its Config refuses such batches: {refusal.errors()[0]['msg']}") from None
+        if (one := sampled(whole)) != (eight := sampled(parts)):  # in groups, say, which a batch of one cannot hold
+            raise NotApplicable(f"it samples {one} texts in the one run and {eight} in the other")
         compare_gradients(whole, parts, f"in eight passes of one{in_words(choice)}")
 
 
@@ -88,6 +97,11 @@ def _(lab: MethodLab) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def sampled(ran: Ran) -> int:
+    """How many texts the method drew in all."""
+    return sum(len(one.kl_nats) for one in ran.tape.rounds)
 
 
 def same(plain: Ran, other: Ran, how: str) -> None:

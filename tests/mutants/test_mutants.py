@@ -11,7 +11,7 @@ from mutants.registry import MUTANTS, Mutant
 from mutants.toys import BREAKS
 
 from alignbench.plugins import load_catalog
-from alignbench.testing import TRAPS, BoundCheck, CheckFailure, all_checks, checks_for
+from alignbench.testing import TRAPS, BoundCheck, CheckFailure, NotApplicable, all_checks, checks_for
 from alignbench.testing.kit import Unmet
 from alignbench.testing.sessions import session
 
@@ -58,6 +58,18 @@ def test_a_sound_method_passes(check: BoundCheck) -> None:
 )
 def test_a_sound_source_passes(check: BoundCheck) -> None:
     check()
+
+
+def test_a_sound_method_of_high_variance_may_take_longer_to_its_optimum() -> None:
+    check_of("sampling", "ends_near_its_optimum")()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("grouped", "it samples 24 texts in the one run and 96 in"), ("even", "an even number is")]
+)
+def test_a_method_whose_batch_cannot_be_cut_is_not_blamed_for_it(name: str, reason: str) -> None:
+    with pytest.raises(NotApplicable, match=reason):
+        check_of(name, "accumulation_changes_nothing")()
 
 
 def test_a_method_may_save_in_its_workdir() -> None:

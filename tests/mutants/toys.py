@@ -179,6 +179,50 @@ class Deep(Sound):
             next(p for name, p in trial.policy.named_parameters() if "lora_" not in name).mul_(1.01)
 
 
+class Sampling(AlignmentMethod):
+    """On-policy policy gradient without a baseline, one pass over each batch: sound, and of high variance."""
+
+    name = "sampling"
+    needs = frozenset({"prompts", "reward"})
+    kl_knob = "kl_coef"
+    copies = 1  # completions of each prompt of a batch
+
+    class Config(MethodConfig):
+        kl_coef: PositiveFloat = 0.05
+
+    def beta(self, config: Any) -> float:
+        return config.kl_coef
+
+    def train(self, trial: Trial, config: Any) -> None:
+        for prompts in trial.prompt_batches(max(1, config.per_device_train_batch_size // self.copies)):
+            rollout = trial.sample([prompt for prompt in prompts for _ in range(self.copies)])
+            logprobs = trial.logprobs(rollout.tokens).sum(-1)  # (B,) nats
+            kl = logprobs.detach() - trial.reference_logprobs(rollout.tokens).sum(-1)
+            gain = trial.reward(rollout) - config.kl_coef * kl
+            trial.step(-(gain * logprobs).mean(), count=len(gain))
+
+
+class Grouped(Sampling):
+    """Four completions of a prompt, in a batch of one too."""
+
+    name = "grouped"
+    copies = 4
+
+
+class Even(Sampling):
+    """Refuses a batch of one."""
+
+    name = "even"
+
+    class Config(Sampling.Config):
+        @field_validator("per_device_train_batch_size")
+        @classmethod
+        def _pairs(cls, size: int) -> int:
+            if size % 2:
+                raise ValueError("an even number is allowed")
+            return size
+
+
 class Vowels(RewardSource):
     name = "vowels"
 
