@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -194,6 +195,8 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # for --plugin, whose module may lie beside the suite
     warnings.simplefilter("ignore")  # of libraries; our own come through the filter below
     warnings.filterwarnings("default", module=r"alignbench.*")
+    # The engine packs a batch into one row, with no padding to mask; transformers takes an end token there for padding.
+    logging.getLogger("transformers.modeling_utils").addFilter(lambda said: "attention_mask" not in said.getMessage())
     warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
     try:
         app()
