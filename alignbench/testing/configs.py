@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
 from alignbench.api import Config, MethodConfig
+
+C = TypeVar("C", bound=Config)
 
 
 def variations(config: type[Config]) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def own_choices(config: type[Config]) -> list[dict[str, Any]]:
     return [options for options in variations(config) if not options.keys() & MethodConfig.model_fields.keys()]
 
 
-def noting_reads(config: type[Config], read: set[str]) -> type[Config]:
+def noting_reads(config: type[C], read: set[str]) -> type[C]:
     """The same Config, whose instances note in `read` which fields are asked for once they are made: what validation
     looks at does not count."""
 
