@@ -140,7 +140,7 @@ def test_the_environment_chooses_the_speed(monkeypatch: pytest.MonkeyPatch) -> N
 AUTHORS_TEST = """
 from alignbench.testing import parametrize_checks
 
-EXPECTED = {{"every_config_field_is_read": "not yet"}}
+EXPECTED = {{"every_config_field_is_read": "not yet"}} if {is_expected} else {{}}
 
 @parametrize_checks(["{plugin}"], expected_failures=EXPECTED, plugins=["mutants.toys"])
 def test_conformance(check):
@@ -149,24 +149,56 @@ def test_conformance(check):
 
 
 @pytest.fixture
-def authors_run(tmp_path: Path) -> Callable[[str], str]:
-    """`authors_run(plugin)`: the last line of pytest's output on a test file that expects one check to fail."""
+def authors_run(tmp_path: Path) -> Callable[..., str]:
+    """`authors_run(plugin)`: pytest's output on a test file that expects one check to fail, or none."""
 
-    def run(plugin: str) -> str:
-        (tmp_path / "test_author.py").write_text(AUTHORS_TEST.format(plugin=plugin))
+    def run(plugin: str, is_expected: bool = True) -> str:
+        (tmp_path / "test_author.py").write_text(AUTHORS_TEST.format(plugin=plugin, is_expected=is_expected))
         places = f"{Path(__file__).parents[1]}"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "config", "test_author.py"]
         code = f"import sys; sys.path[:0] = ['{places}']; import pytest; sys.exit(pytest.main({command[3:]!r}))"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-        return done.stdout.strip().splitlines()[-1]
+        return done.stdout
 
     return run
 
 
-def test_an_expected_failure_is_one_and_a_mended_one_is_noticed(authors_run: Callable[[str], str]) -> None:
-    assert "1 passed" in (said := authors_run("unread"))
+def test_an_expected_failure_is_one_and_a_mended_one_is_noticed(authors_run: Callable[..., str]) -> None:
+    assert "1 passed" in (said := authors_run("unread").strip().splitlines()[-1])
     assert "1 xfailed" in said
     assert "1 failed, 1 passed" in authors_run("sound")  # it passes although it was to fail
+
+
+def test_pytest_shows_an_author_the_failure_and_none_of_the_kits_code(authors_run: Callable[..., str]) -> None:
+    said = authors_run("unread", is_expected=False)
+    assert "check = <check unread-every_config_field_is_read>" in said
+    assert "observed:     never read: gamma" in said
+    assert "kit.py" not in said
+    assert "Unmet" not in said
+
+
+def test_the_independent_pass_gives_transformers_no_ground_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+    from alignbench.api import TokenBatch
+    from alignbench.testing.tape import plain_logprobs
+
+    masks: list[object] = []
+    monkeypatch.setattr(
+        PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda self, ids, mask: masks.append(mask)
+    )
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=2, n_positions=8, pad_token_id=0))
+    is_token = torch.ones(1, 3, dtype=torch.bool)
+    plain_logprobs(model, TokenBatch(torch.tensor([[0, 1, 0]]), is_token, is_token & torch.tensor([False, True, True])))
+    assert masks
+    assert all(mask is not None for mask in masks)
+
+
+def test_the_command_prints_its_own_lines_alone() -> None:
+    whole = [sys.executable, "-m", "alignbench.cli", "check", "sampling", "--plugin", TOYS]
+    done = subprocess.run(whole, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
 def test_the_command_prints_a_line_per_check_then_each_failure_and_says_it_in_its_code() -> None:
