@@ -1,6 +1,7 @@
 """Sampling from the whole distribution: no top-k, no top-p, one uniform number per row and token.
 
-The log-probability a trainer gives a sampled token is then the sampler's own, and the samples' KL is the policy's.
+The log-probability a trainer gives a sampled token is then the sampler's own, and the samples' KL is the policy's; in
+bfloat16 up to the rounding of weights that long samples are drawn from (see `lora.merged`).
 """
 
 from __future__ import annotations

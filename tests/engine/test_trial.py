@@ -1,6 +1,5 @@
 """What a method sees: identities at step 0, budget, reference, seeds. Each on GPT-2 (position ids) and Llama (RoPE)."""
 
-import os
 import random
 from collections import Counter
 
@@ -10,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from alignbench.api import OptimizerConfig
-from alignbench.engine.device import isolated
 from alignbench.engine.meter import Meter
 from alignbench.engine.trial import LiveTrial
 from alignbench.errors import UserError
@@ -377,29 +375,3 @@ def test_a_trial_leaves_the_global_generators_alone(trial):
     assert torch.equal(torch.random.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert (np.random.get_state()[1] == states[2]).all()
-
-
-def test_isolated_seeds_what_is_inside_and_restores_what_was_outside(tmp_path):
-    def numbers():
-        return float(torch.rand(1)), random.random(), float(np.random.rand())
-
-    torch.manual_seed(3)
-    random.seed(3)
-    np.random.seed(3)
-    expected = numbers()
-    torch.manual_seed(3)
-    random.seed(3)
-    np.random.seed(3)
-    folder, inside = os.getcwd(), []  # noqa: PTH109
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), isolated(11):  # noqa: PT012
-            inside.append(numbers())
-            torch.set_default_dtype(torch.float64)
-            torch.set_grad_enabled(False)
-            os.chdir(tmp_path)
-            1 / 0  # noqa: B018
-    assert inside[0] == inside[1]
-    assert torch.get_default_dtype() == torch.float32
-    assert torch.is_grad_enabled()
-    assert os.getcwd() == folder  # noqa: PTH109
-    assert numbers() == expected
