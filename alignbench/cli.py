@@ -47,6 +47,7 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first failure, with its traceback")] = False,
 ) -> None:
     """Train and score every row of a suite, reuse what is cached, and print the table."""
+    from alignbench.report.fitting import fitting
     from alignbench.report.table import to_rich, write_results
     from alignbench.run.board import Board
     from alignbench.run.walk import Walk
@@ -62,7 +63,9 @@ def run(
         raise UserError(f"{plan.suite.where()}: {error}") from error
     evaluation = plan.suite.evaluation
     write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap)
-    console.print(to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap))
+    table = to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
+    for part in fitting(table, console):
+        console.print(part)
     console.print(
         f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
         highlight=False, markup=False,
