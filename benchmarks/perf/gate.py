@@ -1,7 +1,8 @@
 """How a process that does one work lets itself be timed: a round each time it is asked, so that two sides alternate.
 
-The parent writes a line, the side runs one round and answers with a line of JSON: wall and CPU seconds. After its last
-round it reports losses, tokens and its peak memory. Standard library only, so that it runs in any environment.
+The parent writes a line, the side runs one round and answers with a line of JSON: wall and CPU seconds. Asked once more
+after its last round, it reports losses, tokens and its peak memory. Standard library only, so that it runs in any
+environment.
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ class Gate:
             self._answer({"ready": True})
         else:
             self._answer({"seconds": wall - self._began, "cpu_seconds": cpu - self._began_cpu})
-        if self._done < self._all:
-            self._hold()
+        self._hold()  # after the last round too: what is left to do would run beside the other side's last
 
     def report(self, **facts: Any) -> None:
         """The last answer."""

@@ -39,14 +39,11 @@ class Side:
         self._answer()
 
     def round(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        self._rounds.append(self._answer())
+        self._rounds.append(self._ask())
 
     def reading(self) -> Reading:
         """After the last round."""
-        last = self._answer()
+        last = self._ask()
         self.close()
         seconds, cpu = (statistics.median(r[name] for r in self._rounds) for name in ("seconds", "cpu_seconds"))
         return Reading(seconds, cpu, statistics.median(last["tokens"]), last["losses"], last["peak_bytes"])
@@ -58,6 +55,12 @@ class Side:
             self._process.stdout.close()
         self._process.wait()
         self._log.close()
+
+    def _ask(self) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
