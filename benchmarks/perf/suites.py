@@ -1,7 +1,7 @@
 """What a suite costs beside its cells: a process that walks suites and says where the seconds went.
 
-`python -m benchmarks.perf.suites FILE`, FILE being JSON {"suites": [paths], "is_shared": bool}: all suites against one
-store, or each against a store of its own.
+`python -m benchmarks.perf.suites FILE`, FILE being JSON {"suites": [paths], "is_shared": bool, "asked": seconds}: all
+suites against one store, or each against a store of its own; `asked` is when the process was asked for.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from alignbench.plugins import load_catalog
 from alignbench.run.walk import Walk
@@ -63,20 +61,16 @@ class Trained:
 
 def main() -> None:
     work = json.loads(Path(sys.argv[1]).read_text())
-    began = time.perf_counter()
-    before = 0.0  # seconds of all suites but the last
+    starting = time.time() - work["asked"]
+    took = []
     with tempfile.TemporaryDirectory() as folder:
         for place, suite in enumerate(work["suites"]):
-            start = time.perf_counter()
-            plan, seconds = make_plan(load_suite(Path(suite)), load_catalog()), Seconds()
+            began = time.perf_counter()
+            plan, stages = make_plan(load_suite(Path(suite)), load_catalog()), Seconds()
             trained = Trained(plan)
-            Walk(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), seconds).run()
-            before, end = start - began, time.perf_counter()
-        now = time.time() - psutil.Process().create_time()
-    print(json.dumps({
-        "seconds": end - began, "since_start": now, "starting": now - (end - began), "before": before,
-        "trained": trained.seconds, "last": seconds.by_kind,
-    }))  # fmt: skip
+            Walk(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), stages).run()
+            took.append(time.perf_counter() - began)
+    print(json.dumps({"seconds": took, "starting": starting, "trained": trained.seconds, "last": stages.by_kind}))
 
 
 if __name__ == "__main__":
