@@ -32,8 +32,9 @@ def counts(ids: Sequence[Any], size: int, sides: Sequence[str], has_vocabulary: 
 
 
 def row(
-    work: str, unit: str, amounts: tuple[float, float], ours: Reading, peer: Reading, floor_seconds: float, aim: str
-) -> Row:
+    work: str, unit: str, amounts: tuple[float, float], ours: Reading, peer: Reading, floor_seconds: float | None,
+    aim: str = "",
+) -> Row:  # fmt: skip
     """Rates of the medians; `amounts`: what a round of ours and of the peer's gets done."""
     done, theirs = amounts
     return Row(
