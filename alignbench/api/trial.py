@@ -69,9 +69,21 @@ class Trial(ABC):
         """(B, T) the same under the start point, without gradient."""
 
     @abstractmethod
-    def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
-        """Log-probabilities, entropies and state values: `value_head` of the policy's own hidden states, in one pass,
-        or of the critic's, where `add_critic` made one."""
+    def actor(
+        self, tokens: TokenBatch, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T) log-probabilities and (B, T) entropies of the response tokens' distributions, nats, zero elsewhere. A
+        loss without an entropy bonus can spare itself their gradient, which costs a product with the vocabulary."""
+
+    @abstractmethod
+    def actor_critic(
+        self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+    ) -> ActorCritic:
+        """The same, and in the same pass (B, T) state values: `value_head` of the policy's own hidden states."""
+
+    @abstractmethod
+    def critic(self, tokens: TokenBatch, value_head: nn.Module) -> Tensor:
+        """(B, T) state values: `value_head` of the hidden states of the adapter that `add_critic` made."""
 
     @abstractmethod
     def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
@@ -95,13 +107,18 @@ class Trial(ABC):
 
     @abstractmethod
     def add_critic(self) -> None:
-        """Train a second adapter, whose hidden states `actor_critic` gives to the value head. Before the first step."""
+        """Train a second adapter, whose hidden states `critic` gives to a value head. Before the first step."""
 
     @abstractmethod
     def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
         """Backward; at each full accumulation clip, step, schedule and tick the budget. `loss` is a mean over `count`
         items (pairs, tokens): a step over several passes takes the mean over all their items. A loss that is not finite
         ends the run with an error that names the metrics."""
+
+    @abstractmethod
+    def add_loss(self, loss: Tensor, *, count: float = 1) -> None:
+        """A part of the next `step`'s loss that shares no pass with the rest, with the same `count`: backward now, so
+        that its pass need not be kept beside theirs."""
 
     @abstractmethod
     def log(self, **metrics: float | Tensor) -> None:

@@ -34,14 +34,17 @@ class Optimizer:
         """Add a loss's gradient; the step divides nothing."""
         loss.backward()
 
+    def add(self, loss: Tensor, count: float) -> None:
+        """Backward for a part of the next pass's loss."""
+        self.backward(loss if self.config.gradient_accumulation_steps == 1 else loss * count)
+
     def accumulate(self, loss: Tensor, count: float) -> bool:
         """Backward for a mean over `count` items; True when the step was taken, on the mean over the items of all its
         passes. A mean of the passes' means would weigh an item by its pass."""
+        self.add(loss, count)
         if self.config.gradient_accumulation_steps == 1:
-            self.backward(loss)
             self.step()
             return True
-        self.backward(loss * count)
         self._pending, self._items = self._pending + 1, self._items + count
         if self._pending < self.config.gradient_accumulation_steps:
             return False

@@ -77,6 +77,7 @@ class LiveTrial(Trial):
         self._extra: list[nn.Parameter] = []
         self._critic: list[nn.Parameter] = []
         self._optimizer: Optimizer | None = None
+        self._added = torch.zeros((), device=resident.device)  # losses that `add_loss` took since the last step
         self._reward = reward
         self._meter = meter
         self._progress = progress
@@ -152,15 +153,25 @@ class LiveTrial(Trial):
         with self._resident.using(None):
             return self._resident.logprobs(tokens, temperature)
 
-    def actor_critic(self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0) -> ActorCritic:
+    def actor(
+        self, tokens: TokenBatch, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+    ) -> tuple[Tensor, Tensor]:
         self._count(tokens)
-        logprobs, entropies, states = self._resident.logprobs_and_entropies(tokens, temperature)
-        if self._critic:
-            self._count(tokens)
-            with self._resident.using(CRITIC):
-                states = self._resident.states_before(tokens)
-        values = value_head(states.float()).squeeze(-1)
-        return ActorCritic(logprobs, entropies, spread(values, tokens.is_response))
+        return self._resident.logprobs_and_entropies(tokens, temperature, has_entropy_gradient=has_entropy_gradient)[:2]
+
+    def actor_critic(
+        self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+    ) -> ActorCritic:
+        self._count(tokens)
+        logprobs, entropies, states = self._resident.logprobs_and_entropies(
+            tokens, temperature, has_entropy_gradient=has_entropy_gradient
+        )
+        return ActorCritic(logprobs, entropies, _values(value_head, states, tokens))
+
+    def critic(self, tokens: TokenBatch, value_head: nn.Module) -> Tensor:
+        self._count(tokens)
+        with self._resident.using(CRITIC):
+            return _values(value_head, self._resident.states_before(tokens), tokens)
 
     def logprob_gap(self, pair: PreferenceBatch, *, mean: bool = False) -> Tensor:
         return _gap(self.logprobs, pair, mean)
@@ -197,7 +208,20 @@ class LiveTrial(Trial):
             raise RuntimeError(f"{call} comes before the first step: the optimiser is already made")
         self._extra += [weight for weight in weights if weight.requires_grad]
 
+    def add_loss(self, loss: Tensor, *, count: float = 1) -> None:
+        self._ready(loss, {}, count).add(loss, count)
+        self._added = self._added + loss.detach()
+
     def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
+        self.log(loss=loss + self._added, **metrics)
+        optimizer = self._ready(loss, self.history[-1], count)
+        self._added = torch.zeros((), device=self.device)
+        if optimizer.accumulate(loss, count):
+            self.budget.used += 1
+            self._progress(self.budget.used, self.budget.max_steps)
+
+    def _ready(self, loss: Tensor, metrics: dict[str, float], count: float) -> Optimizer:
+        """The optimiser, for a loss that may be stepped on."""
         if self.budget.is_spent:
             raise RuntimeError(
                 f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
@@ -207,13 +231,10 @@ class LiveTrial(Trial):
         if self._optimizer is None:
             rate = self._config.learning_rate
             self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
-        self.log(loss=loss, **metrics)
-        checked(loss, self.history[-1])
+        checked(loss, metrics)
         for weight in self._critic:
             weight.requires_grad_(True)  # PEFT switched it off with the adapter
-        if self._optimizer.accumulate(loss, count):
-            self.budget.used += 1
-            self._progress(self.budget.used, self.budget.max_steps)
+        return self._optimizer
 
     def log(self, **metrics: float | Tensor) -> None:
         self.history.append({"step": self.budget.used, **{k: float(_detached(v)) for k, v in metrics.items()}})
@@ -221,6 +242,11 @@ class LiveTrial(Trial):
     def _count(self, tokens: TokenBatch) -> None:
         if torch.is_grad_enabled():
             self._meter.add(tokens_trained=int(tokens.is_token.sum()))
+
+
+def _values(head: nn.Module, states: Tensor, tokens: TokenBatch) -> Tensor:
+    """(N, H) states before the response tokens -> (B, T) values."""
+    return spread(head(states.float()).squeeze(-1), tokens.is_response)
 
 
 def _gap(logprobs: Callable[[TokenBatch], Tensor], pair: PreferenceBatch, mean: bool) -> Tensor:

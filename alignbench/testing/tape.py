@@ -69,7 +69,7 @@ def recording(trial: LiveTrial, resident: Resident, tape: Tape) -> Iterator[None
         tape.rounds.append(Round(temperature, kl.sum(-1)))
         return rollout
 
-    def after_logprobs(out: Any, batch: TokenBatch, temperature: float = 1.0) -> Any:
+    def after_logprobs(out: Any, batch: TokenBatch, temperature: float = 1.0, **kwargs: Any) -> Any:
         tape.asked += [(sampled[row], temperature) for row in rows_of(batch) if row in sampled]
         logprobs = out if isinstance(out, Tensor) else out[0]
         if logprobs.requires_grad:

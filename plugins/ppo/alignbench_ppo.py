@@ -83,6 +83,9 @@ class Episodes(NamedTuple):
     advantages: Tensor  # (B, T) whitened
     returns: Tensor  # (B, T)
 
+    def some(self, rows: Tensor) -> Episodes:
+        return Episodes(TokenBatch(*(t[rows] for t in self.tokens)), *(values[rows] for values in self[1:]))
+
 
 def collect(
     trial: Trial, prompts: list[str], value_head: Any, config: PPO.Config, kl_coef: float
@@ -96,8 +99,12 @@ def collect(
     with torch.no_grad():
         for rows in _slices(len(prompts), 4 * config.per_device_train_batch_size):
             tokens = TokenBatch(*(t[rows] for t in rollout.tokens))
-            old = trial.actor_critic(tokens, value_head, temperature=config.temperature)
-            parts.append((old.logprobs, old.values, trial.reference_logprobs(tokens, temperature=config.temperature)))
+            if config.critic_adapter:
+                old = trial.logprobs(tokens, temperature=config.temperature)
+                old_values = trial.critic(tokens, value_head)
+            else:
+                old, _, old_values = trial.actor_critic(tokens, value_head, temperature=config.temperature)
+            parts.append((old, old_values, trial.reference_logprobs(tokens, temperature=config.temperature)))
     logprobs, values, reference = (torch.cat(column) for column in zip(*parts, strict=True))
     scores = trial.reward(rollout)
     if config.missing_eos_penalty is not None:
@@ -121,21 +128,37 @@ def optimise(trial: Trial, episodes: Episodes, value_head: Any, config: PPO.Conf
         for rows in _slices(count, config.per_device_train_batch_size):
             if trial.budget.is_spent:
                 return
-            part = order[rows]
-            tokens = TokenBatch(*(t[part] for t in episodes.tokens))
-            new = trial.actor_critic(tokens, value_head, temperature=config.temperature)
-            mask = tokens.is_response
-            ratio = (new.logprobs - episodes.logprobs[part]).exp()
-            policy_loss = clipped_policy_loss(ratio, episodes.advantages[part], mask, config.cliprange)
-            value_loss = clipped_value_loss(
-                new.values, episodes.values[part], episodes.returns[part], mask, config.cliprange_value
-            )
-            entropy = mean_over(new.entropies, mask)
-            trial.step(
-                policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, count=int(mask.sum()),
-                policy_loss=policy_loss, value_loss=value_loss, entropy_nats=entropy,
-                clip_fraction=mean_over(((ratio - 1).abs() > config.cliprange).float(), mask),
-            )  # fmt: skip
+            _step(trial, episodes.some(order[rows]), value_head, config)
+
+
+def _step(trial: Trial, part: Episodes, value_head: Any, config: PPO.Config) -> None:
+    """One optimiser step on some episodes."""
+    import torch
+
+    tokens, mask = part.tokens, part.tokens.is_response
+    items = int(mask.sum())
+    options: dict[str, Any] = {"temperature": config.temperature, "has_entropy_gradient": config.ent_coef != 0}
+    loss = torch.zeros((), device=trial.device)
+    if config.critic_adapter:  # its pass is over, back and forth, before the policy's begins
+        value_loss = _value_loss(trial.critic(tokens, value_head), part, config)
+        trial.add_loss(config.vf_coef * value_loss, count=items)
+        logprobs, entropies = trial.actor(tokens, **options)
+    else:
+        logprobs, entropies, values = trial.actor_critic(tokens, value_head, **options)
+        value_loss = _value_loss(values, part, config)
+        loss = config.vf_coef * value_loss
+    ratio = (logprobs - part.logprobs).exp()
+    policy_loss = clipped_policy_loss(ratio, part.advantages, mask, config.cliprange)
+    entropy = mean_over(entropies, mask)
+    trial.step(
+        loss + policy_loss - config.ent_coef * entropy, count=items,
+        policy_loss=policy_loss, value_loss=value_loss, entropy_nats=entropy,
+        clip_fraction=mean_over(((ratio - 1).abs() > config.cliprange).float(), mask),
+    )  # fmt: skip
+
+
+def _value_loss(values: Tensor, part: Episodes, config: PPO.Config) -> Tensor:
+    return clipped_value_loss(values, part.values, part.returns, part.tokens.is_response, config.cliprange_value)
 
 
 # ------------------------------------------------------------------------------------------------------- pure functions

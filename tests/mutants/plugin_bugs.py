@@ -18,7 +18,7 @@ from alignbench.feedback.length import Length
 @mutant(3, "ppo", "logprobs_are_asked_at_the_sampling_temperature")
 def trainer_leaves_the_temperature_out(patch: Patch) -> None:
     critic = LiveTrial.actor_critic
-    patch.setattr(LiveTrial, "actor_critic", lambda self, tokens, head, temperature=1.0: critic(self, tokens, head))
+    patch.setattr(LiveTrial, "actor_critic", lambda self, tokens, head, **options: critic(self, tokens, head))
 
 
 @mutant(4, "ppo", "kl_starts_at_0_and_ratio_at_1")
@@ -55,8 +55,8 @@ def the_score_is_paid_one_place_past_the_end(patch: Patch) -> None:
 
 @mutant(11, "ppo", "padding_changes_nothing")
 def values_after_the_end_are_bootstrapped_from(patch: Patch) -> None:
-    def everywhere(self: LiveTrial, tokens: TokenBatch, head: nn.Module, temperature: float = 1.0) -> Any:
-        out = critic(self, tokens, head, temperature=temperature)
+    def everywhere(self: LiveTrial, tokens: TokenBatch, head: nn.Module, **options: Any) -> Any:
+        out = critic(self, tokens, head, **options)
         return out._replace(values=head(self._resident.hidden(tokens).float()).squeeze(-1))
 
     def unmasked(make: Any, rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Any:

@@ -218,10 +218,17 @@ class WatchedTrial(LiveTrial):
         super().__init__(*args, **kwargs)
         self.read: list[tuple[int, ...]] = []
 
-    def actor_critic(self, tokens, value_head, *, temperature=1.0):
+    def actor_critic(self, tokens, *rest, **options):
+        self.see(tokens)
+        return super().actor_critic(tokens, *rest, **options)
+
+    def actor(self, tokens, **options):
+        self.see(tokens)
+        return super().actor(tokens, **options)
+
+    def see(self, tokens):
         if torch.is_grad_enabled():
             self.read += [tuple(row) for row in tokens.ids.tolist()]
-        return super().actor_critic(tokens, value_head, temperature=temperature)
 
 
 PROMPTS = [f"\n\nHuman: Question {i}?\n\nAssistant:" for i in range(24)]
@@ -308,22 +315,87 @@ def test_the_value_loss_reaches_the_policys_adapter_only_without_a_critic(trial_
     tokens = trial.sample(PROMPTS[:8]).tokens
     before = {n: p.detach().clone() for n, p in trial.policy.named_parameters() if "lora_" in n}
     for _ in range(2):  # the first step moves B, which starts at zero, the second also A
-        trial.step(trial.actor_critic(tokens, head).values.sum())
+        values = trial.critic(tokens, head) if has_critic else trial.actor_critic(tokens, head).values
+        trial.step(values.sum())
     moved = {n.split(".")[-2] for n, p in trial.policy.named_parameters() if n in before and not p.equal(before[n])}
     assert moved == ({"critic"} if has_critic else {"policy"})
 
 
+@pytest.mark.parametrize("ent_coef", [0.0, 0.01])
+def test_the_entropy_bonus_pulls_on_the_adapter_and_without_one_entropies_carry_no_gradient(
+    trial_of, monkeypatch, ent_coef: float
+) -> None:
+    """Against the same loss over entropies that always carry theirs."""
+    config = PPO.Config(ent_coef=ent_coef, per_device_train_batch_size=24, num_ppo_epochs=1)
+    trial = trial_of(config)
+    head = zero_head(trial)
+    episodes, _ = collect(trial, PROMPTS, head, config, 0.2)
+    adapter = [p for n, p in trial.policy.named_parameters() if "lora_B" in n]
+    critic, outputs, losses = trial.actor_critic, [], []
+
+    def watched(*args, **options):
+        outputs.append(critic(*args, **options))
+        return outputs[-1]
+
+    monkeypatch.setattr(trial, "actor_critic", watched)
+    monkeypatch.setattr(trial, "step", lambda loss, **rest: losses.append(loss))
+    optimise(trial, episodes, head, config)
+    assert [out.entropies.requires_grad for out in outputs] == [ent_coef > 0]
+    ours = torch.autograd.grad(losses[0], adapter)
+
+    mask = episodes.tokens.is_response
+    new = critic(episodes.tokens, head, has_entropy_gradient=True)
+    ratio = (new.logprobs - episodes.logprobs).exp()
+    loss = clipped_policy_loss(ratio, episodes.advantages, mask, config.cliprange)
+    loss = loss + config.vf_coef * clipped_value_loss(new.values, episodes.values, episodes.returns, mask, 0.2)
+    bonus = torch.autograd.grad(mean_over(new.entropies, mask), adapter, retain_graph=True)
+    for gradient, without, pull in zip(ours, torch.autograd.grad(loss, adapter), bonus, strict=True):
+        torch.testing.assert_close(gradient, without - ent_coef * pull, atol=1e-6, rtol=1e-4)
+    assert max(float(pull.abs().max()) for pull in bonus) > 1e-2  # so that a bonus left out would show
+
+
 def test_a_critic_starts_as_the_policy_does_and_changes_no_log_probability(trial_of) -> None:
-    seen = []
-    for has_critic in (False, True):
-        trial = trial_of(PPO.Config(critic_adapter=has_critic))
-        head = zero_head(trial)
-        nn.init.ones_(head.weight)
-        if has_critic:
-            trial.add_critic()
-        seen.append(trial.actor_critic(trial.sample(PROMPTS).tokens, head))
-    for plain, beside in zip(*seen, strict=True):
-        torch.testing.assert_close(plain, beside)
+    trial = trial_of(PPO.Config(critic_adapter=True))
+    head = zero_head(trial)
+    nn.init.ones_(head.weight)
+    tokens = trial.sample(PROMPTS).tokens
+    plain = trial.actor_critic(tokens, head)
+    trial.add_critic()
+    torch.testing.assert_close(trial.critic(tokens, head), plain.values)
+    for ours, beside in zip(trial.actor(tokens), plain, strict=False):
+        torch.testing.assert_close(ours, beside)
+
+
+def test_a_critics_step_is_one_step_on_the_whole_loss(trial_of) -> None:
+    """Its part is stepped on earlier, and clipped and logged with the rest."""
+    config = PPO.Config(per_device_train_batch_size=24, num_ppo_epochs=1, critic_adapter=True, vf_coef=0.5)
+    trial = trial_of(config)
+    head = zero_head(trial)
+    trial.add_critic()
+    optimise(trial, collect(trial, PROMPTS, head, config, 0.2)[0], head, config)
+    seen = trial.history[-1]
+    whole = seen["policy_loss"] + 0.5 * seen["value_loss"] - config.ent_coef * seen["entropy_nats"]
+    assert trial.budget.used == 1
+    assert seen["loss"] == pytest.approx(whole, abs=1e-6)
+    assert trial._added == 0
+
+
+@pytest.mark.parametrize("has_critic", [False, True])
+def test_a_step_over_three_passes_is_the_step_over_all_episodes_at_once(trial_of, has_critic: bool) -> None:
+    """Also where the critic's part of each pass is stepped on before the policy's."""
+    ends = []
+    for size, passes in ((24, 1), (8, 3)):
+        config = PPO.Config(
+            per_device_train_batch_size=size, gradient_accumulation_steps=passes, num_ppo_epochs=1, learning_rate=0.01,
+            critic_adapter=has_critic, vf_coef=0.5, rollout_batch_size=24,
+        )  # fmt: skip
+        trial = trial_of(config, max_steps=1)
+        PPO().train(trial, config)
+        assert trial.budget.used == 1
+        adapters = {name: p for name, p in trial.policy.named_parameters() if "lora_B" in name}
+        ends.append(torch.cat([p.detach().flatten() for _, p in sorted(adapters.items())]))
+    assert ends[0].abs().sum() > 0
+    torch.testing.assert_close(*ends, atol=2e-5, rtol=1e-3)
 
 
 def test_a_missing_end_lowers_the_score_of_unended_episodes_alone(trial_of) -> None:
