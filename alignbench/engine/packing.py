@@ -144,12 +144,12 @@ class _Attention(torch.autograd.Function):
         """(N, H, D), (N, G, D), (N, G, D) -> (N, H, D)."""
         (count, size), groups = q.shape[1:], k.shape[1]
         rows, _, width, longest = bias.shape
-        queries = q.reshape(-1, size)[heads.queries].view(rows * groups, -1, size)  # (B G, H / G Tq, D)
-        keys = k.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
-        values = v.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
+        queries = q.reshape(-1, size).index_select(0, heads.queries).view(rows * groups, -1, size)  # (B G, H / G Tq, D)
+        keys = k.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
+        values = v.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
         scores = torch.bmm(queries, keys.transpose(1, 2)).view(rows, count, width, longest)
         weights = torch.softmax(scores.mul_(scale).add_(bias), -1, dtype=torch.float32).to(q.dtype)
-        out = torch.bmm(weights.view(rows * groups, -1, longest), values).view(-1, size)[heads.slots]
+        out = torch.bmm(weights.view(rows * groups, -1, longest), values).view(-1, size).index_select(0, heads.slots)
         ctx.save_for_backward(q, k, v, weights)
         ctx.heads, ctx.scale = heads, scale
         return out.view(q.shape)
@@ -160,17 +160,16 @@ class _Attention(torch.autograd.Function):
         q, k, v, weights = ctx.saved_tensors
         heads, size, groups = ctx.heads, q.shape[-1], k.shape[1]
         rows, count, width, longest = weights.shape
-        queries = q.reshape(-1, size)[heads.queries].view(rows * groups, -1, size)
-        keys = k.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
-        values = v.reshape(-1, size)[heads.keys].view(rows * groups, longest, size)
+        queries = q.reshape(-1, size).index_select(0, heads.queries).view(rows * groups, -1, size)
+        keys = k.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
+        values = v.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
         grad_out = q.new_zeros(rows * count * width, size).index_copy_(0, heads.slots, grads[0].reshape(-1, size))
         grad_out = grad_out.view(rows * groups, -1, size)
         blocks = weights.view(rows * groups, -1, longest)
         grad_values = torch.bmm(blocks.transpose(1, 2), grad_out)
-        grad_weights = torch.bmm(grad_out, values.transpose(1, 2)).float()
-        grad_scores = torch._softmax_backward_data(grad_weights, blocks.float(), -1, torch.float32)
-        grad_scores = grad_scores.mul_(ctx.scale).to(q.dtype)
-        grad_queries = torch.bmm(grad_scores, keys).view(-1, size)[heads.slots]
+        grad_weights = torch.bmm(grad_out, values.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_weights, blocks, -1, q.dtype).mul_(ctx.scale)
+        grad_queries = torch.bmm(grad_scores, keys).view(-1, size).index_select(0, heads.slots)
         grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries)
         # a shared prompt's keys are seen from several rows; sums of them are taken in float32
         sums = [
