@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS_PER_BLOCK = 256  # rows of logits held at once without gradient: 256 x 49152 float32 is 50 MB
+from alignbench.engine.products import Product
+
+ROWS_PER_BLOCK = 256  # rows of logits held at once: 256 x 49152 bfloat16 is 25 MB
 FLOAT_ROWS = 32  # rows read in float32 at a time: 6 MB, which stays in a CPU's cache
 
 
@@ -21,58 +23,84 @@ class LogprobEntropy(NamedTuple):
     entropies: Tensor  # (N,) nats
 
 
-class _Nats(torch.autograd.Function):
-    """Log-probability of one token a row and, if wanted, the row's entropy. Only the logits are kept for the backward
-    pass, in their own dtype; float32 is held for a block of rows at a time.
+class Logits:
+    """The product of a model that gives its logits itself."""
 
-    With l = log softmax(z), p = exp(l), H = -sum p l:  dl_y/dz = e_y - p  and  dH/dz = -p (l + H).
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def pull(self, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _Nats(torch.autograd.Function):
+    """Log-probability of one token a row and the row's entropy, from the states before the projection to logits z.
+
+    With l = log softmax(z), p = exp(l), H = -sum p l:  dl_y/dz = e_y - p  and  dH/dz = -p (l + H). Neither depends on
+    what becomes of the outputs but by a factor a row, so both are pulled back to the states at once, while a block's
+    logits are at hand, and no logits are kept.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, temperature: float, wants_entropy: bool
-    ) -> tuple[Tensor, Tensor | None]:
+        ctx: Any, states: Tensor, labels: Tensor, product: Product, temperature: float, slopes: int
+    ) -> tuple[Tensor, Tensor]:
+        """`slopes`: 0 for values alone, 1 for the log-probability's gradient, 2 for the entropy's too."""
+        blocks = [
+            _read(product, x, y, temperature, slopes)
+            for x, y in zip(states.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
+        ]
+        logprobs, entropies, *pulled = (torch.cat(column) for column in zip(*blocks, strict=True))
+        ctx.save_for_backward(*pulled)
         ctx.set_materialize_grads(False)  # an output nobody used costs nothing
-        parts = []
-        for z, y in zip(logits.split(FLOAT_ROWS), labels.split(FLOAT_ROWS), strict=True):
-            z = z.float() / temperature
-            total = z.logsumexp(-1)
-            log_p = z.sub_(total[:, None])
-            chosen = log_p.gather(-1, y[:, None]).squeeze(-1)
-            entropy = -log_p.exp().mul_(log_p).sum(-1) if wants_entropy else total
-            parts.append((total, chosen, entropy))
-        totals, chosen, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
-        ctx.save_for_backward(logits, labels, totals, entropies)
-        ctx.temperature = temperature
-        return chosen, entropies if wants_entropy else None
+        if slopes < 2:
+            ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, labels, totals, entropies = ctx.saved_tensors
-        grad_chosen, grad_entropy = grads
-        grad = torch.empty_like(logits)
-        for start in range(0, len(logits), FLOAT_ROWS):
-            rows = slice(start, start + FLOAT_ROWS)
-            log_p = (logits[rows].float() / ctx.temperature).sub_(totals[rows, None])
-            scale = torch.zeros_like(log_p[:, :1]) if grad_chosen is None else -grad_chosen[rows, None]
-            if grad_entropy is not None:
-                scale = scale - grad_entropy[rows, None] * (log_p + entropies[rows, None])
-            block = log_p.exp_().mul_(scale)
-            if grad_chosen is not None:
-                block.scatter_add_(-1, labels[rows, None], grad_chosen[rows, None])
-            grad[rows] = block.div_(ctx.temperature)
-        return grad, None, None, None
+        used = [(g, pulled) for g, pulled in zip(grads, ctx.saved_tensors, strict=False) if g is not None]
+        total = sum(pulled * g[:, None] for g, pulled in used)
+        return total.to(ctx.saved_tensors[0].dtype), None, None, None, None
 
 
-def logprobs_and_entropies(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> LogprobEntropy:
-    """(N, V) logits, (N,) token ids -> nats, both at `temperature`, float32, differentiable."""
-    return LogprobEntropy(*_Nats.apply(logits, labels, temperature, True))
+def _read(product: Product, states: Tensor, labels: Tensor, temperature: float, slopes: int) -> list[Tensor]:
+    """(n,) log-probabilities, (n,) entropies, and as many slopes as asked for, pulled back to the (n, H) states."""
+    logits = product(states)
+    by_logit = [torch.empty_like(logits) for _ in range(slopes)]
+    logprobs, entropies = (torch.empty(len(logits), device=logits.device) for _ in range(2))
+    for start in range(0, len(logits), FLOAT_ROWS):
+        rows = slice(start, start + FLOAT_ROWS)
+        z, y = logits[rows].to(torch.float32, copy=True), labels[rows, None]
+        if temperature != 1:
+            z.div_(temperature)
+        z.sub_(z.amax(-1, keepdim=True))
+        p = torch.softmax(z, -1)
+        total = -p.amax(-1).log()  # log of the sum of exp(z), whose largest term is now 1
+        logprobs[rows] = z.gather(-1, y).squeeze(-1) - total
+        entropies[rows] = total - torch.linalg.vecdot(p, z)
+        if slopes > 1:
+            shift = (entropies[rows] - total)[:, None]
+            by_logit[1][rows] = z.add_(shift).mul_(p).div_(-temperature)
+        if slopes > 0:
+            one_hot_less_p = p.neg_().scatter_add_(-1, y, torch.ones_like(p[:, :1]))
+            by_logit[0][rows] = one_hot_less_p if temperature == 1 else one_hot_less_p.div_(temperature)
+    return [logprobs, entropies, *map(product.pull, by_logit)]
 
 
-def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """(N, V) logits, (N,) token ids -> (N,) log-probabilities in nats at `temperature`, float32, differentiable."""
-    return _Nats.apply(logits, labels, temperature, False)[0]
+def logprobs_and_entropies(
+    states: Tensor, labels: Tensor, product: Product, temperature: float = 1.0, *, has_entropy_gradient: bool = True
+) -> LogprobEntropy:
+    """(N, H) states, (N,) token ids, the projection of states to (N, V) logits -> nats, both at `temperature`, float32,
+    differentiable; the entropies' gradient costs a product with the vocabulary and may be left out."""
+    slopes = 1 + has_entropy_gradient if states.requires_grad and torch.is_grad_enabled() else 0
+    return LogprobEntropy(*_Nats.apply(states, labels, product, temperature, slopes))
+
+
+def token_logprobs(states: Tensor, labels: Tensor, product: Product, temperature: float = 1.0) -> Tensor:
+    """(N,) log-probabilities alone, as above."""
+    return logprobs_and_entropies(states, labels, product, temperature, has_entropy_gradient=False).logprobs
 
 
 def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -17,34 +17,33 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from alignbench.engine.products import LINEAR_LAYERS, Product, prepacked_of, product_of, repack
+
 
 class _LoraProduct(torch.autograd.Function):
-    """(N, I) x (O, I) -> (N, O); the frozen weight and bias get no gradient."""
+    """(N, I) x (O, I) -> (N, O); the frozen product's weight and bias get no gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-    ) -> Tensor:
-        out = nn.functional.linear(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, product: Product, a: Tensor, b: Tensor, scaling: float) -> Tensor:
         low = nn.functional.linear(x, a)  # (N, r)
-        ctx.save_for_backward(x, low, weight, a, b)
-        ctx.scaling = scaling
-        return out.addmm_(low, b.T, alpha=scaling)
+        ctx.save_for_backward(x, low, a, b)
+        ctx.product, ctx.scaling = product, scaling
+        return product(x).addmm_(low, b.T, alpha=scaling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, weight, a, b = ctx.saved_tensors
+        x, low, a, b = ctx.saved_tensors
         (grad,) = grads
         grad_low = grad.mm(b).mul_(ctx.scaling)
-        grad_x = grad.mm(weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, grad_low.T.mm(x), grad.T.mm(low).mul_(ctx.scaling), None
+        grad_x = ctx.product.pull(grad).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
+        return grad_x, None, grad_low.T.mm(x), grad.T.mm(low).mul_(ctx.scaling), None
 
 
 def quicken(module: nn.Module) -> None:
     """Give every plain LoRA layer below `module` the short forward; PEFT's own stays for what that doesn't cover."""
     for layer in module.modules():
-        if type(layer) is PeftLinear and type(layer.base_layer) in (nn.Linear, Conv1D):
+        if type(layer) is PeftLinear and type(layer.base_layer) in LINEAR_LAYERS:
             layer.__class__ = Quick
 
 
@@ -63,10 +62,9 @@ def _forward(layer: PeftLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     is_mixed = not x.dtype == base.weight.dtype == a.weight.dtype or torch.is_autocast_enabled(x.device.type)
     if is_dropping or is_hooked or is_mixed or b.bias is not None:
         return PeftLinear.forward(layer, x)
-    weight = base.weight.T if isinstance(base, Conv1D) else base.weight
     rows = x.reshape(-1, x.shape[-1])
-    out = _LoraProduct.apply(rows, weight, base.bias, a.weight, b.weight, layer.scaling[name])
-    return out.view(*x.shape[:-1], -1)
+    out = _LoraProduct.apply(rows, product_of(base), a.weight, b.weight, layer.scaling[name])
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 class Quick(PeftLinear):
@@ -74,6 +72,15 @@ class Quick(PeftLinear):
     keeps an evicted model's weights in memory until the collector comes round."""
 
     forward = _forward
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """PEFT's own, which a plugin may call."""
+        super().merge(*args, **kwargs)
+        repack(self.base_layer)
+
+    def unmerge(self) -> None:
+        super().unmerge()
+        repack(self.base_layer)
 
 
 @contextmanager
@@ -83,13 +90,16 @@ def merged(module: nn.Module, name: str) -> Iterator[None]:
     12-token samples of a supervised SmolLM2-135M are 0.014 nats from float32's merged and 0.011 unmerged."""
     layers = [layer for layer in module.modules() if isinstance(layer, Quick) and name in layer.lora_A]
     owners: list[Any] = [layer.base_layer for layer in layers]
-    weights: list[Tensor] = [owner.weight.data for owner in owners]
+    usual = [(owner.weight.data, prepacked_of(owner)) for owner in owners]
     try:
-        for layer, owner, weight in zip(layers, owners, weights, strict=True):
+        for layer, owner in zip(layers, owners, strict=True):
             a, b = layer.lora_A[name].weight.data, layer.lora_B[name].weight.data
             factors: tuple[Any, Any] = (a.T, b.T) if isinstance(owner, Conv1D) else (b, a)
-            owner.weight.data = torch.addmm(weight, *factors, alpha=layer.scaling[name])
+            owner.weight.data = torch.addmm(owner.weight.data, *factors, alpha=layer.scaling[name])
+            repack(owner)
         yield
     finally:
-        for owner, weight in zip(owners, weights, strict=True):
+        for owner, (weight, prepacked) in zip(owners, usual, strict=True):
             owner.weight.data = weight
+            if prepacked is not None:
+                owner.prepacked = prepacked

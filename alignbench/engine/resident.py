@@ -7,10 +7,10 @@ reference. Policy and reward model are named adapters on the same weights; switc
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -22,15 +22,10 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench.api import TokenBatch
 from alignbench.engine.device import keep_freed_memory
-from alignbench.engine.logprobs import (
-    ROWS_PER_BLOCK,
-    before,
-    is_before,
-    logprobs_and_entropies,
-    spread,
-    token_logprobs,
-)
+from alignbench.engine.logprobs import Logits, before, is_before, logprobs_and_entropies, spread, token_logprobs
 from alignbench.engine.lora import merged, quicken
+from alignbench.engine.norms import shorten
+from alignbench.engine.products import LINEAR_LAYERS, Product, prepack, product_of
 from alignbench.engine.tokens import Codec
 from alignbench.engine.trunk import Trunk, blocks, positions
 from alignbench.errors import UserError
@@ -41,13 +36,15 @@ class Resident:
     """A base model with start adapters merged in, frozen, in eval mode."""
 
     def __init__(
-        self, folder: Path | str, starts: Sequence[Path], lora: Lora, device: torch.device, dtype: torch.dtype
-    ) -> None:
+        self, folder: Path | str, starts: Sequence[Path], lora: Lora, device: torch.device, dtype: torch.dtype,
+        codec: Codec | None = None,
+    ) -> None:  # fmt: skip
+        """`codec`: that of another resident of the same folder; a tokenizer may take longer to read than a model."""
         keep_freed_memory()
         self.lora = lora
         self.device = device
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder) if codec is None else codec.tokenizer
             # torch's fused CPU attention loses to two batched products at the short lengths trained here; elsewhere the
             # model's own choice, for not every model has a fused one
             attention = "eager" if device.type == "cpu" else None
@@ -57,7 +54,7 @@ class Resident:
             raise UserError(f"model '{folder}' does not load: {reason}; name an alias, a Hub id or a folder") from error
         placed = model.to(device)  # type: ignore[arg-type]  # as typed, transformers' wrapper of `to` takes the model itself
         self.base: PreTrainedModel = placed.eval().requires_grad_(False)
-        self.codec = Codec(tokenizer, _window(model), device)
+        self.codec = codec or Codec(tokenizer, _window(model), device)
         self._peft: PeftModel | None = None
         self._is_off = False  # whether passes go round the adapters
         self.merges = True  # whether long samples are drawn from merged weights
@@ -68,6 +65,8 @@ class Resident:
             assert self._peft is not None
             self.base = self._peft.merge_and_unload().requires_grad_(False)
             self._peft = None
+        prepack(self.base)
+        shorten(self.base)
         self.trunk = Trunk(self.base)
         self.hidden_size = self.trunk.hidden_size
         self.has_plain_head = self._head_is_last_step()
@@ -216,9 +215,10 @@ class Resident:
         """(N, H) final states one place to the left of the response tokens."""
         return self.trunk.states(batch, self._adapted_layers()).at(is_before(batch.is_response))
 
-    def project(self, states: Tensor) -> Tensor:
-        """What `response_states` gave -> (N, V) logits."""
-        return self.head(states) if self.has_plain_head else states
+    @property
+    def projection(self) -> Product:
+        """From what `response_states` gave to (N, V) logits."""
+        return product_of(self.base.get_output_embeddings()) if self.has_plain_head else Logits()
 
     def head(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V) by the output embeddings."""
@@ -227,29 +227,24 @@ class Resident:
     def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """(B, T) log-probabilities of the response tokens, nats, zero elsewhere."""
         states, labels = self.response_states(batch), batch.ids[batch.is_response]
-        return spread(self._in_blocks(token_logprobs, states, labels, temperature), batch.is_response)
+        return spread(token_logprobs(states, labels, self.projection, temperature), batch.is_response)
 
-    def logprobs_and_entropies(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    def logprobs_and_entropies(
+        self, batch: TokenBatch, temperature: float = 1.0, *, has_entropy_gradient: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T) log-probabilities, (B, T) entropies, nats, and the (N, H) final states both were read from."""
         states, labels = self.states_before(batch), batch.ids[batch.is_response]
         inputs = states if self.has_plain_head else self.response_states(batch)
-        nats = self._in_blocks(logprobs_and_entropies, inputs, labels, temperature)
-        return spread(nats[0], batch.is_response), spread(nats[1], batch.is_response), states
-
-    def _in_blocks(self, read: Callable[..., Any], states: Tensor, labels: Tensor, temperature: float) -> Any:
-        """`read(logits, labels, temperature)`; without gradient a block of rows at a time, so that memory does not grow
-        with the batch."""
-        if torch.is_grad_enabled() or len(states) <= ROWS_PER_BLOCK:
-            return read(self.project(states), labels, temperature)
-        parts = [
-            read(self.project(s), y, temperature)
-            for s, y in zip(states.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
-        ]
-        return torch.cat(parts) if isinstance(parts[0], Tensor) else [torch.cat(c) for c in zip(*parts, strict=True)]
+        nats = logprobs_and_entropies(
+            inputs, labels, self.projection, temperature, has_entropy_gradient=has_entropy_gradient
+        )
+        return spread(nats.logprobs, batch.is_response), spread(nats.entropies, batch.is_response), states
 
     @torch.no_grad()
     def _head_is_last_step(self) -> bool:
         """Whether logits are the output embeddings of the final hidden state, with nothing (scaling, capping) after."""
+        if type(self.base.get_output_embeddings()) not in LINEAR_LAYERS:
+            return False
         ids = self.trunk.probe().ids[:1]
         ours = self.head(self.base.base_model(input_ids=ids, use_cache=False).last_hidden_state)
         # to the last bit: a cap or a scale that changes little here may change much on other logits
@@ -273,7 +268,8 @@ class Engine(NamedTuple):
         if key not in self.kept:
             while len(self.kept) >= self.most:
                 self.kept.popitem(last=False)
-            self.kept[key] = Resident(self.folder, key, self.lora, self.device, self.dtype)
+            codec = next((other.codec for other in self.kept.values()), None)
+            self.kept[key] = Resident(self.folder, key, self.lora, self.device, self.dtype, codec)
         self.kept.move_to_end(key)
         resident = self.kept[key]
         try:

@@ -105,8 +105,10 @@ def generation_seconds(
 
 
 def measure(device: str) -> dict[str, dict[str, float]]:
-    """By dtype: the best rate over the model's own products, and the best bandwidth of a read and of a copy."""
+    """By dtype: the best rate over the model's own products, prepacked or not; bandwidths of a read and a copy."""
     import torch
+
+    from alignbench.engine.products import Plain, Prepacked, can_prepack
 
     rows = 1024
     sizes = [(576, 576), (576, 1536), (1536, 576), (576, 49152)]
@@ -130,8 +132,9 @@ def measure(device: str) -> dict[str, dict[str, float]]:
             flops = 0.0
             for i, o in sizes:
                 x = torch.randn(rows, i, device=device, dtype=dtype)
-                w = torch.randn(o, i, device=device, dtype=dtype)
-                flops = max(flops, 2 * rows * i * o / seconds(lambda x=x, w=w: torch.nn.functional.linear(x, w)))
+                plain = Plain(torch.randn(o, i, device=device, dtype=dtype), None)
+                ways = [plain, Prepacked(plain)] if can_prepack(x.device, dtype) else [plain]
+                flops = max([flops, *(2 * rows * i * o / seconds(lambda x=x, way=way: way(x)) for way in ways)])
             rates[str(dtype).removeprefix("torch.")] = {"flops": flops, "bytes": bandwidth}
     return rates
 

@@ -50,6 +50,12 @@ def test_an_input_without_a_gradient_gets_none_and_the_weights_theirs(resident, 
     assert layer.base_layer.weight.grad is None
 
 
+def test_no_rows_in_give_no_rows_out(resident):
+    made = resident("llama")
+    made.add_adapter("policy", 0)
+    assert layers(made)[0](torch.empty(2, 0, 32)).shape == (2, 0, 32)
+
+
 def test_dropout_in_training_is_pefts_own(resident, shake):
     made = resident("llama", dropout=0.5)
     shake(made.add_adapter("policy", 0))

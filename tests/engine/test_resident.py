@@ -79,15 +79,21 @@ def test_the_pass_with_entropies_gives_the_same_logprobs(resident, plain, name):
     assert states.shape == (int(batch.is_response.sum()), made.hidden_size)
 
 
-@pytest.mark.parametrize("name", PLAIN_HEADS)
-def test_without_gradient_many_rows_go_block_by_block_to_the_same_numbers(resident, name, monkeypatch):
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_many_rows_go_block_by_block_to_the_same_numbers_and_gradients(resident, shake, name, monkeypatch):
     made = resident(name)
-    batch = encoded(made)
-    with torch.no_grad():
-        whole = made.logprobs_and_entropies(batch, 0.7)
-        monkeypatch.setattr("alignbench.engine.resident.ROWS_PER_BLOCK", 3)
-        for ours, theirs in zip(made.logprobs_and_entropies(batch, 0.7), whole, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    weights = made.add_adapter("policy", 0)
+    shake(weights)
+    batch, seen = encoded(made), []
+    for rows in (256, 3):
+        monkeypatch.setattr("alignbench.engine.logprobs.ROWS_PER_BLOCK", rows)
+        with torch.no_grad():
+            values = made.logprobs_and_entropies(batch, 0.7)
+        logprobs, entropies, _ = made.logprobs_and_entropies(batch, 0.7)
+        gradients = torch.autograd.grad((logprobs + 0.3 * entropies).sum(), weights)
+        seen.append([*values, logprobs, entropies, *gradients])
+    for whole, blocks_of_3 in zip(*seen, strict=True):
+        torch.testing.assert_close(blocks_of_3, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY_MODEL)

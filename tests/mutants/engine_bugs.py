@@ -48,7 +48,11 @@ def dropout_stays_on_in_rollouts(patch: Patch) -> None:
 def logprobs_ignore_the_temperature(patch: Patch) -> None:
     for name in ("token_logprobs", "logprobs_and_entropies"):
         read = getattr(engine, name)
-        patch.setattr(engine, name, lambda logits, labels, temperature=1.0, read=read: read(logits, labels))
+
+        def read_at_1(*args: Any, read: Any = read, **options: Any) -> Any:
+            return read(*args[:3], **options)
+
+        patch.setattr(engine, name, read_at_1)
 
 
 @mutant(7, "harness", "reference_is_the_supervised_start")

@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignbench.engine.logprobs import logprobs_and_entropies, spread
+from alignbench.engine.logprobs import Logits, logprobs_and_entropies, spread
 from alignbench_ppo import clipped_policy_loss, clipped_value_loss, gae, mean_over, token_rewards, whiten
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ppo.json").read_text())
@@ -158,10 +158,10 @@ def test_logprobs_and_entropies_are_trls(run: Run, request: pytest.FixtureReques
     theirs = run.minibatch
     everywhere = torch.ones_like(theirs["mb_responses"], dtype=torch.bool)
     labels = theirs["mb_responses"].flatten()
-    nats = logprobs_and_entropies(theirs["logits"].flatten(0, 1), labels)
+    nats = logprobs_and_entropies(theirs["logits"].flatten(0, 1), labels, Logits())
     mask = run.is_response[theirs["micro_batch_inds"]]
     logprobs = spread(nats.logprobs, everywhere)
     torch.testing.assert_close(logprobs[mask], theirs["new_logprobs"][mask], **close)
-    first = logprobs_and_entropies(torch.tensor(golden["first_logits"]).flatten(0, 1), labels)
+    first = logprobs_and_entropies(torch.tensor(golden["first_logits"]).flatten(0, 1), labels, Logits())
     means = [mean_over(e, torch.ones_like(e, dtype=torch.bool)) for e in (first.entropies, nats.entropies)]
     assert float(sum(means)) / 2 == pytest.approx(golden["entropy_avg"], abs=1e-5)

@@ -1,0 +1,167 @@
+"""Products with a frozen weight that is laid out once as the CPU's matrix kernels read it.
+
+oneDNN multiplies by blocks and rearranges a plain weight at every call, which is up to a third of a sampling step's
+products and a tenth of a training step's; in float32 torch would not even ask it (figures in benchmarks/README.md). The
+call is one that torch keeps for its own compiler, so it is probed: where it is missing, or ends elsewhere than the
+plain product does, plain products run.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+WORTH_PREPACKING = 2**14  # numbers in a weight; below, the call itself costs more than the product
+
+
+class Product(Protocol):
+    """y = W x + b with a weight that gets no gradient."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, O)."""
+
+    def pull(self, grad: Tensor) -> Tensor:
+        """(N, O) -> (N, I): the gradient of the input, from the output's."""
+
+
+class Plain(NamedTuple):
+    weight: Tensor  # (O, I)
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def pull(self, grad: Tensor) -> Tensor:
+        return grad.mm(self.weight)
+
+
+class Prepacked:
+    """The same by blocks, which cost the weight's memory once more, and again from the first gradient on."""
+
+    def __init__(self, plain: Plain) -> None:
+        self._plain = plain
+        self._blocks = _in_blocks(plain.weight)
+        self._blocks_back: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _multiply(x, self._blocks, self._plain.bias)
+
+    def pull(self, grad: Tensor) -> Tensor:
+        if self._blocks_back is None:
+            self._blocks_back = _in_blocks(self._plain.weight.T)
+        return _multiply(grad, self._blocks_back, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
+        """oneDNN's blocks cannot be copied."""
+        return Prepacked(copy.deepcopy(self._plain, memo))
+
+
+def _in_blocks(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+
+
+def _multiply(x: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: Product) -> Tensor:
+        ctx.product = product
+        return product(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.product.pull(grads[0]), None
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+def product_of(layer: nn.Module) -> Product:
+    """What a linear layer computes, prepacked if `prepack` has been there."""
+    return prepacked_of(layer) or plain_of(layer)
+
+
+def prepacked_of(layer: nn.Module) -> Prepacked | None:
+    return getattr(layer, "prepacked", None)
+
+
+def plain_of(layer: Any) -> Plain:
+    weight = layer.weight.detach()  # these numbers, also while the layer is lent others (`lora.merged`)
+    return Plain(weight.T if isinstance(layer, Conv1D) else weight, layer.bias)
+
+
+def _forward(layer: Any, input: Tensor) -> Tensor:  # torch's name for it
+    x = input
+    if x.dtype != layer.weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return type(layer).usual.forward(layer, x)
+    rows = x.reshape(-1, x.shape[-1])
+    has_gradient = rows.requires_grad and torch.is_grad_enabled()
+    out = _Through.apply(rows, layer.prepacked) if has_gradient else layer.prepacked(rows)
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
+class PrepackedLinear(nn.Linear):
+    prepacked: Prepacked
+    usual = nn.Linear
+    forward = _forward
+
+
+class PrepackedConv1D(Conv1D):
+    prepacked: Prepacked
+    usual = Conv1D
+    forward = _forward
+
+
+CLASSES: dict[type[nn.Module], Any] = {nn.Linear: PrepackedLinear, Conv1D: PrepackedConv1D}
+LINEAR_LAYERS = frozenset((*CLASSES, *CLASSES.values()))
+
+
+def prepack(model: nn.Module, least: int = WORTH_PREPACKING) -> None:
+    """Prepack the linear layers whose weights are frozen and have `least` numbers or more."""
+    layers: list[Any] = [layer for layer in model.modules() if type(layer) in CLASSES]
+    for layer in layers:
+        weight = layer.weight
+        is_worth_it = weight.numel() >= least and not weight.requires_grad
+        if is_worth_it and can_prepack(weight.device, weight.dtype):
+            layer.prepacked = Prepacked(plain_of(layer))
+            layer.__class__ = CLASSES[type(layer)]
+
+
+def repack(layer: Any) -> None:
+    """After a layer's weight has changed."""
+    if prepacked_of(layer) is not None:
+        layer.prepacked = Prepacked(plain_of(layer))
+
+
+def unpack(model: nn.Module) -> None:
+    """The switch: back to plain products."""
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, PrepackedLinear | PrepackedConv1D)]
+    for layer in layers:
+        layer.__class__ = layer.usual
+        del layer.prepacked
+
+
+@cache
+def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a prepacked product, and its gradient, end where the plain ones do."""
+    if device.type != "cpu":
+        return False
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        x, grad, weight, bias = (torch.randn(*size, dtype=dtype) for size in ((5, 96), (5, 160), (160, 96), (160,)))
+        plain = Plain(weight, bias)
+        try:
+            prepacked = Prepacked(plain)
+            ours, theirs = (torch.cat([p(x), p.pull(grad)], 1).float() for p in (prepacked, plain))
+        except (AttributeError, RuntimeError):  # torch's own affair: no such call, or not on this machine
+            return False
+    return float((ours - theirs).norm() / theirs.norm()) < 8 * torch.finfo(dtype).eps
