@@ -5,8 +5,14 @@ The learning checks come on top where ALIGNBENCH_CHECKS=learning is set.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+
+import pytest
+
 from alignbench.plugins import load_catalog
 from alignbench.testing import HARNESS, BoundCheck, parametrize_checks
+from alignbench.testing.kit import NotApplicable, checks_for
 
 SHIPPED = ["sft", "best_of_n", "dpo", "ppo", "rlaif", "constitutional", "judge", "length", "oracle", "panel", HARNESS]
 
@@ -14,6 +20,19 @@ SHIPPED = ["sft", "best_of_n", "dpo", "ppo", "rlaif", "constitutional", "judge",
 @parametrize_checks(SHIPPED)
 def test_what_is_shipped_conforms(check: BoundCheck) -> None:
     check()
+
+
+@pytest.mark.parametrize("name", ["dpo", "ppo", HARNESS])
+def test_it_conforms_where_weights_are_prepacked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the kit's toys are too small for."""
+    from alignbench.engine import products, resident
+    from alignbench.testing.sessions import session
+
+    monkeypatch.setattr(resident, "prepack", partial(products.prepack, least=0))
+    with session():
+        for check in checks_for(name):
+            with suppress(NotApplicable):
+                check()
 
 
 def test_nothing_that_is_shipped_is_left_out() -> None:
