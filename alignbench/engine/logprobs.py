@@ -38,7 +38,8 @@ class _Nats(torch.autograd.Function):
 
     With l = log softmax(z), p = exp(l), H = -sum p l:  dl_y/dz = e_y - p  and  dH/dz = -p (l + H). Neither depends on
     what becomes of the outputs but by a factor a row, so both are pulled back to the states at once, while a block's
-    logits are at hand, and no logits are kept.
+    logits are at hand, and no logits are kept. (Where a model gives its logits itself there is nothing to pull them
+    through, and a slope is as wide as they are.)
     """
 
     @staticmethod
@@ -50,7 +51,8 @@ class _Nats(torch.autograd.Function):
             _read(product, x, y, temperature, slopes)
             for x, y in zip(states.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
         ]
-        logprobs, entropies, *pulled = (torch.cat(column) for column in zip(*blocks, strict=True))
+        columns = blocks[0] if len(blocks) == 1 else [torch.cat(column) for column in zip(*blocks, strict=True)]
+        logprobs, entropies, *pulled = columns
         ctx.save_for_backward(*pulled)
         ctx.set_materialize_grads(False)  # an output nobody used costs nothing
         if slopes < 2:

@@ -1,7 +1,7 @@
 """Root mean square norms that keep their input alone for the backward pass.
 
-Written out in torch, as transformers has it, a norm keeps three float32 copies of a row and walks it a dozen times on
-the way back: a sixth of a training step's memory. Here (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4) with
+Written out in torch, as transformers has it, a norm keeps a float32 copy of a bfloat16 row, of twice its size, and
+walks it a dozen times on the way back. Here (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4) with
 n = x / rms(x), y = w n:  dx = (w dy - n mean(n w dy)) / rms(x). The weight is frozen and gets no gradient.
 """
 
@@ -36,32 +36,34 @@ class _RmsNorm(torch.autograd.Function):
 
 def shorten(model: nn.Module) -> None:
     """Give the frozen model's RMS norms the short backward pass, each if it gives what the formula gives."""
-    layers: list[Any] = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
+    layers: list[Any] = [layer for layer in model.modules() if type(layer).__name__.endswith("RMSNorm")]
     for layer in layers:
         if not isinstance(layer, _Short) and _is_plain(layer):
-            layer.__class__ = _shortened(layer.__class__)
+            layer.__class__ = _shortened(type(layer))  # type: ignore[arg-type]  # mypy: a module's own hash is not a class's
 
 
 def lengthen(model: nn.Module) -> None:
     """The switch: back to the library's own."""
-    for layer in model.modules():
-        if isinstance(layer, _Short):
-            layer.__class__ = type(layer).__bases__[1]  # type: ignore[assignment]
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, _Short)]
+    for layer in layers:
+        layer.__class__ = layer.usual
 
 
 class _Short(nn.Module):
     weight: Tensor
     variance_epsilon: float
+    usual: Any  # the library's class
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != self.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return type(self).__bases__[1].forward(self, x)  # type: ignore[attr-defined]
+        is_mixed = x.dtype != self.weight.dtype or torch.is_autocast_enabled(x.device.type)
+        if is_mixed or self.weight.requires_grad:
+            return self.usual.forward(self, x)
         return _RmsNorm.apply(x, self.weight, self.variance_epsilon)
 
 
 @cache
 def _shortened(kind: Any) -> Any:
-    return type(f"Short{kind.__name__}", (_Short, kind), {})
+    return type(f"Short{kind.__name__}", (_Short, kind), {"usual": kind})
 
 
 @torch.no_grad()

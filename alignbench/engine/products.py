@@ -46,6 +46,7 @@ class Prepacked:
 
     def __init__(self, plain: Plain) -> None:
         self._plain = plain
+        self.dtype = plain.weight.dtype
         self._blocks = _in_blocks(plain.weight)
         self._blocks_back: Tensor | None = None
 
@@ -85,13 +86,16 @@ class _Through(torch.autograd.Function):
 # --------------------------------------------------------------------------------------------------------------- layers
 
 
-def product_of(layer: nn.Module) -> Product:
+def product_of(layer: Any) -> Product:
     """What a linear layer computes, prepacked if `prepack` has been there."""
     return prepacked_of(layer) or plain_of(layer)
 
 
-def prepacked_of(layer: nn.Module) -> Prepacked | None:
-    return getattr(layer, "prepacked", None)
+def prepacked_of(layer: Any) -> Prepacked | None:
+    """None also where somebody has cast the layer since, or trains it."""
+    prepacked: Prepacked | None = getattr(layer, "prepacked", None)
+    is_as_it_was = prepacked is not None and prepacked.dtype == layer.weight.dtype and not layer.weight.requires_grad
+    return prepacked if is_as_it_was else None
 
 
 def plain_of(layer: Any) -> Plain:
@@ -100,12 +104,11 @@ def plain_of(layer: Any) -> Plain:
 
 
 def _forward(layer: Any, input: Tensor) -> Tensor:  # torch's name for it
-    x = input
-    if x.dtype != layer.weight.dtype or torch.is_autocast_enabled(x.device.type):
+    x, product = input, prepacked_of(layer)
+    if product is None or x.dtype != product.dtype or torch.is_autocast_enabled(x.device.type):
         return type(layer).usual.forward(layer, x)
     rows = x.reshape(-1, x.shape[-1])
-    has_gradient = rows.requires_grad and torch.is_grad_enabled()
-    out = _Through.apply(rows, layer.prepacked) if has_gradient else layer.prepacked(rows)
+    out = _Through.apply(rows, product) if rows.requires_grad and torch.is_grad_enabled() else product(rows)
     return out.view(*x.shape[:-1], out.shape[-1])
 
 
@@ -130,8 +133,8 @@ def prepack(model: nn.Module, least: int = WORTH_PREPACKING) -> None:
     layers: list[Any] = [layer for layer in model.modules() if type(layer) in CLASSES]
     for layer in layers:
         weight = layer.weight
-        is_worth_it = weight.numel() >= least and not weight.requires_grad
-        if is_worth_it and can_prepack(weight.device, weight.dtype):
+        is_plain = type(weight.data) is Tensor and not weight.requires_grad  # a quantised one is another class
+        if is_plain and weight.numel() >= least and can_prepack(weight.device, weight.dtype):
             layer.prepacked = Prepacked(plain_of(layer))
             layer.__class__ = CLASSES[type(layer)]
 

@@ -162,6 +162,8 @@ class LiveTrial(Trial):
     def actor_critic(
         self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0, has_entropy_gradient: bool = True
     ) -> ActorCritic:
+        if self._critic:
+            raise RuntimeError("actor_critic after add_critic: ask `actor` and `critic`, or leave the critic out")
         self._count(tokens)
         logprobs, entropies, states = self._resident.logprobs_and_entropies(
             tokens, temperature, has_entropy_gradient=has_entropy_gradient
@@ -169,6 +171,8 @@ class LiveTrial(Trial):
         return ActorCritic(logprobs, entropies, _values(value_head, states, tokens))
 
     def critic(self, tokens: TokenBatch, value_head: nn.Module) -> Tensor:
+        if not self._critic:
+            raise RuntimeError("critic before add_critic: add one, or ask `actor_critic`")
         self._count(tokens)
         with self._resident.using(CRITIC):
             return _values(value_head, self._resident.states_before(tokens), tokens)
@@ -209,29 +213,33 @@ class LiveTrial(Trial):
         self._extra += [weight for weight in weights if weight.requires_grad]
 
     def add_loss(self, loss: Tensor, *, count: float = 1) -> None:
-        self._ready(loss, {}, count).add(loss, count)
+        self._ready(count)
+        checked(loss, {"added_loss": float(loss.detach())})
+        self._stepper().add(loss, count)
         self._added = self._added + loss.detach()
 
     def step(self, loss: Tensor, *, count: float = 1, **metrics: float | Tensor) -> None:
+        self._ready(count)
         self.log(loss=loss + self._added, **metrics)
-        optimizer = self._ready(loss, self.history[-1], count)
         self._added = torch.zeros((), device=self.device)
-        if optimizer.accumulate(loss, count):
+        checked(loss, self.history[-1])
+        if self._stepper().accumulate(loss, count):
             self.budget.used += 1
             self._progress(self.budget.used, self.budget.max_steps)
 
-    def _ready(self, loss: Tensor, metrics: dict[str, float], count: float) -> Optimizer:
-        """The optimiser, for a loss that may be stepped on."""
+    def _ready(self, count: float) -> None:
         if self.budget.is_spent:
             raise RuntimeError(
                 f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
             )
         if count <= 0:
             raise ValueError(f"step(count={count}): a loss is the mean over at least one item")
+
+    def _stepper(self) -> Optimizer:
+        """The optimiser, with every weight it steps open to gradients."""
         if self._optimizer is None:
             rate = self._config.learning_rate
             self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
-        checked(loss, metrics)
         for weight in self._critic:
             weight.requires_grad_(True)  # PEFT switched it off with the adapter
         return self._optimizer

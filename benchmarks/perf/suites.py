@@ -62,6 +62,10 @@ class Trained:
 def main() -> None:
     work = json.loads(Path(sys.argv[1]).read_text())
     starting = time.time() - work["asked"]
+    began = time.perf_counter()
+    import alignbench.run.stages  # noqa: F401 - which brings torch, transformers and peft, else part of the first suite
+
+    libraries = time.perf_counter() - began
     took = []
     with tempfile.TemporaryDirectory() as folder:
         for place, suite in enumerate(work["suites"]):
@@ -70,7 +74,10 @@ def main() -> None:
             trained = Trained(plan)
             Walk(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), stages).run()
             took.append(time.perf_counter() - began)
-    print(json.dumps({"seconds": took, "starting": starting, "trained": trained.seconds, "last": stages.by_kind}))
+    print(json.dumps({
+        "seconds": took, "starting": starting, "libraries": libraries, "trained": trained.seconds,
+        "last": stages.by_kind,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ batch of rollouts in one forward pass; no gradient checkpointing.
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -98,7 +99,7 @@ def main() -> None:
         trainer.log = lambda *args: None
         gate.open()
         trainer.train()
-    gate.report(losses=entropies[:1], tokens=generated[-work["rounds"] :], peak_bytes=peak_bytes())
+    gate.report(losses=[statistics.mean(entropies)], tokens=generated[-work["rounds"] :], peak_bytes=peak_bytes())
 
 
 if __name__ == "__main__":

@@ -133,12 +133,10 @@ def optimise(trial: Trial, episodes: Episodes, value_head: Any, config: PPO.Conf
 
 def _step(trial: Trial, part: Episodes, value_head: Any, config: PPO.Config) -> None:
     """One optimiser step on some episodes."""
-    import torch
-
     tokens, mask = part.tokens, part.tokens.is_response
     items = int(mask.sum())
     options: dict[str, Any] = {"temperature": config.temperature, "has_entropy_gradient": config.ent_coef != 0}
-    loss = torch.zeros((), device=trial.device)
+    loss: Tensor | float = 0.0
     if config.critic_adapter:  # its pass is over, back and forth, before the policy's begins
         value_loss = _value_loss(trial.critic(tokens, value_head), part, config)
         trial.add_loss(config.vf_coef * value_loss, count=items)

@@ -258,6 +258,18 @@ def test_a_plugin_that_merges_as_peft_does_gets_the_merged_weights(single, adapt
     assert not torch.allclose(before, bare, atol=1e-3)
 
 
+def test_a_layer_that_is_cast_or_trained_after_all_is_the_librarys_own(single):
+    layer, x = nn.Linear(48, 80).requires_grad_(False), randn(3, 48)
+    expected = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    prepack(layer, least=0)
+    assert prepacked_of(layer) is not None
+    assert layer.double()(x.double()).dtype == torch.float64
+    torch.testing.assert_close(layer(x.double()), expected)
+    layer.float().weight.requires_grad_(True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(80, 48))
+
+
 def test_a_prepacked_model_can_be_copied(single, adapted):
     made, _, _ = adapted("llama")
     ids = torch.tensor([[1, 2, 3]])

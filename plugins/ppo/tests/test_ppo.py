@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from alignbench.api import Config, RewardSource, TokenBatch
 from alignbench.engine.meter import Meter
@@ -378,6 +379,50 @@ def test_a_critics_step_is_one_step_on_the_whole_loss(trial_of) -> None:
     assert trial.budget.used == 1
     assert seen["loss"] == pytest.approx(whole, abs=1e-6)
     assert trial._added == 0
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e9, 1e-3])
+def test_a_critics_step_has_the_gradient_of_the_whole_loss_clipped_as_one(trial_of, max_grad_norm: float) -> None:
+    config = PPO.Config(
+        per_device_train_batch_size=24, num_ppo_epochs=1, critic_adapter=True, vf_coef=0.5, max_grad_norm=max_grad_norm
+    )
+    trial = trial_of(config)
+    head = zero_head(trial)
+    nn.init.ones_(head.weight)  # a zero head would pass the critic's adapter nothing
+    trial.add_critic()
+    weights = trial._adapter + trial._extra
+    episodes, _ = collect(trial, PROMPTS, head, config, 0.2)
+    values, (logprobs, entropies) = trial.critic(episodes.tokens, head), trial.actor(episodes.tokens)
+    mask = episodes.tokens.is_response
+    ratio = (logprobs - episodes.logprobs).exp()
+    policy = clipped_policy_loss(ratio, episodes.advantages, mask, config.cliprange)
+    value = clipped_value_loss(values, episodes.values, episodes.returns, mask, config.cliprange_value)
+    for weight in weights:
+        weight.requires_grad_(True)
+    whole = policy + 0.5 * value - config.ent_coef * mean_over(entropies, mask)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(whole, weights)])
+    expected *= min(1.0, max_grad_norm / float(expected.norm()))
+
+    seen: list[Tensor] = []
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *args: seen.append(
+            torch.cat([p.grad.flatten() for group in optimizer.param_groups for p in group["params"]])
+        )
+    )
+    optimise(trial, episodes, head, config)
+    handle.remove()
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], expected, atol=1e-6 * float(expected.norm()), rtol=1e-3)
+
+
+def test_a_critic_and_the_trunks_values_are_not_asked_for_together(trial_of) -> None:
+    trial = trial_of(PPO.Config())
+    head, tokens = zero_head(trial), trial.sample(PROMPTS[:2]).tokens
+    with pytest.raises(RuntimeError, match="critic before add_critic"):
+        trial.critic(tokens, head)
+    trial.add_critic()
+    with pytest.raises(RuntimeError, match="actor_critic after add_critic"):
+        trial.actor_critic(tokens, head)
 
 
 @pytest.mark.parametrize("has_critic", [False, True])
