@@ -108,9 +108,9 @@ def _heading(base: dict[str, Any], data: Any) -> None:
 
     name = torch.cuda.get_device_name() if base["device"] == "cuda" else _cpu()
     heading = table.machine(name, base["dtype"], torch.get_num_threads(), os.getloadavg()[0])
-    few = "of 3 for PPO over 4 epochs, PPO beside RLOO and GRPO, and generation without an adapter"
+    few = "of 3 for PPO and generation without an adapter"
     texts = f"Texts: {data.name}, {len(data.pairs)} pairs, batches of {BATCH}"
-    rest = "of 1 for PPO over 64 episodes and the lines below"
+    rest = "of 1 for the lines below"
     lines.append(table.Fact(f"{texts}; medians of {ROUNDS} rounds, {few}, {rest}."))
     lines.insert(0, table.Fact(heading))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.plugins import load_catalog
-from alignbench.run.walk import Walk
+from alignbench.run.walk import Walk, import_engine
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, make_plan
 from alignbench.suite.spec import load_suite
@@ -63,8 +63,7 @@ def main() -> None:
     work = json.loads(Path(sys.argv[1]).read_text())
     starting = time.time() - work["asked"]
     began = time.perf_counter()
-    import alignbench.run.stages  # noqa: F401 - which brings torch, transformers and peft, else part of the first suite
-
+    import_engine()  # torch, transformers and peft, else part of the first suite
     libraries = time.perf_counter() - began
     took = []
     with tempfile.TemporaryDirectory() as folder:

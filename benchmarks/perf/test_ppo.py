@@ -21,7 +21,7 @@ from benchmarks.perf.works import row
 
 PYTHON = Path(os.environ.get("PPO_ENV", ROOT / ".venv-ppo"), "bin", "python")
 AIMS = {False: ">= 2.5 (4), memory <= 0.5", True: ">= 1.8 (2.5), memory <= 0.5"}  # has a critic of its own
-CASES = {"4-epochs": (32, 4, 3), "1-epoch": (64, 1, 1)}  # episodes, epochs, rounds: a round of the peer is a minute
+CASES = {"4-epochs": (32, 4, 3), "1-epoch": (64, 1, 3)}  # episodes, epochs, rounds: a round of the peer is a minute
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="no environment of TRL 1.12: run benchmarks/perf/make_ppo_env.sh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
-from alignbench.run.walk import Outcome, Walk
+from alignbench.run.walk import Outcome, Walk, import_engine
 from alignbench.scoring.record import COUNTS, PER_PROMPT, Record
 from alignbench.store import Store
 from alignbench.suite.plan import make_plan
@@ -299,3 +300,13 @@ def _environment() -> dict[str, str]:
     import os
 
     return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_importing_the_engine_leaves_the_collector_as_it_was(was_on: bool) -> None:
+    try:
+        (gc.enable if was_on else gc.disable)()
+        import_engine()
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
