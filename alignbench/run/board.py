@@ -51,9 +51,10 @@ class Board:
     def cell_ends(self, record: Record) -> None:
         gold = record.metrics.get("reward_gold")
         if gold is not None:
-            kl = record.metrics.get("kl_nats_exact")
+            kl, bound = record.metrics.get("kl_nats_exact"), record.metrics.get("kl_nats_bound")
+            nats = f"{kl:.2f}" if bound is None else f"<= {(kl or 0) + bound:.2f}"
             self.console.print(
-                f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {kl:.2f} nats",
+                f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
                 highlight=False,
             )
 
