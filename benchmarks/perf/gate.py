@@ -38,6 +38,9 @@ class Gate:
 
     def lap(self) -> None:
         """A step has ended."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
         self._done += 1
         if self._done < self._warm or self._done % self._steps or self._done > self._all:
