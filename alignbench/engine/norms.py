@@ -29,9 +29,10 @@ class _RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
-        grad, unit = (grads[0] * weight).float(), x.float() * inverse
-        mean = torch.linalg.vecdot(grad, unit)[..., None].div_(x.shape[-1])
-        return grad.addcmul_(unit, mean, value=-1).mul_(inverse).to(x.dtype), None, None
+        wide = x.float()
+        grad = (grads[0] * weight).float()
+        share = torch.linalg.vecdot(grad, wide)[..., None] * inverse.pow(3) / x.shape[-1]
+        return grad.mul_(inverse).addcmul_(wide, share, value=-1).to(x.dtype), None, None
 
 
 def shorten(model: nn.Module) -> None:

@@ -26,7 +26,6 @@ from alignbench.api import TokenBatch
 ATTENTION = "alignbench_packed"
 ATTENTION_EXTRAS = ("softcap", "s_aux")  # what transformers' attention functions may be asked for besides
 LONGEST = 512  # tokens of a sequence; beyond it the blocks' (T, T) scores cost more than the padding saved
-LONGEST_FUSED = 128  # the same where a fused kernel keeps no scores (GPUs); set by reasoning, not yet measured
 
 
 class UnpackableError(Exception):
@@ -39,6 +38,9 @@ class Heads(NamedTuple):
     queries: Tensor  # (B * H * Tq,) rows of (N * H, D)
     keys: Tensor  # (B * G * Tk,) rows of (N * G, D)
     slots: Tensor  # (N * H,) rows of (B * H * Tq, D): each token's own query
+    homes: Tensor  # (N * G,) rows of (B * G * Tk, D): each token's key in its own sequence
+    lent: Tensor  # (S,) rows of (B * G * Tk, D): keys of a prompt that another sequence owns
+    owners: Tensor  # (S,) rows of (N * G, D): the tokens they are keys of
 
 
 class Layout:
@@ -55,6 +57,9 @@ class Layout:
         place = torch.where(ranks >= own[:, None], (offsets - own)[:, None], offsets[owner][:, None]) + ranks
         is_key = ranks < lengths[:, None]
         self._keys = place * is_key  # (B, Tk)
+        self._homes, self._lent = (  # (N,) and (S / G,) places of (B, Tk), the first in the packed row's order
+            (is_key & is_own).flatten().nonzero().squeeze(1) for is_own in (ranks >= own[:, None], ranks < own[:, None])
+        )
         width = int((lengths - own).max())
         order = own[:, None] + torch.arange(width, device=device)[None]  # (B, Tq) a query's rank in its sequence
         is_query = order < lengths[:, None]
@@ -69,7 +74,7 @@ class Layout:
         self.positions = rank[is_own][None]
         self.own, self.lengths = own.tolist(), lengths.tolist()
         self._heads: dict[tuple[int, int], Heads] = {}
-        self._bias: dict[tuple[int | None, torch.dtype], Tensor] = {}
+        self._bias: dict[tuple[int | None, torch.dtype, int, int], Tensor] = {}
 
     def right_aligned(self) -> tuple[Tensor, Tensor]:
         """(B, Tk) the packed place of each sequence's tokens, its last in the last column; (B, Tk) which are tokens."""
@@ -79,31 +84,41 @@ class Layout:
     @property
     def saw_no_window(self) -> bool:
         """Whether the attention that used this layout was handed no sliding window."""
-        return all(window is None for window, _ in self._bias)
+        return all(window is None for window, *_ in self._bias)
 
     def heads(self, count: int, groups: int) -> Heads:
         """`count` query heads over `groups` key heads."""
         if (count, groups) not in self._heads:
             device, width = self._order.device, self._order.shape[1]
             head, group = (torch.arange(n, device=device) for n in (count, groups))
-            row, column = self._slots // width, self._slots % width
+
+            def in_blocks(place: Tensor, wide: int, of: Tensor) -> Tensor:
+                """Places of (B, wide) -> of (B, len(of), wide), those of a place together."""
+                row, column = place // wide, place % wide
+                return ((row[:, None] * len(of) + of) * wide + column[:, None]).flatten()
+
             self._heads[count, groups] = Heads(
                 (self._queries[:, None] * count + head[:, None]).flatten(),
                 (self._keys[:, None] * groups + group[:, None]).flatten(),
-                ((row[:, None] * count + head) * width + column[:, None]).flatten(),
+                in_blocks(self._slots, width, head),
+                in_blocks(self._homes, self.longest, group),
+                in_blocks(self._lent, self.longest, group),
+                (self._keys.flatten()[self._lent][:, None] * groups + group).flatten(),
             )
         return self._heads[count, groups]
 
-    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(B, 1, Tq, Tk) 0 where a query sees a key, else the lowest number; `window`: how far back, at most."""
-        if (window, dtype) not in self._bias:
+    def bias(self, window: int | None, dtype: torch.dtype, count: int, groups: int) -> Tensor:
+        """(B * G, H / G * Tq, Tk) 0 where a query sees a key, else the lowest number; `window`: how far back."""
+        if (window, dtype, count, groups) not in self._bias:
             is_seen = self._is_seen
             if window is not None and window < self.longest:
                 ranks = torch.arange(self.longest, device=is_seen.device)
                 is_seen = is_seen & (self._order[..., None] - ranks < window)
+            rows, width, longest = is_seen.shape
+            is_seen = is_seen[:, None].expand(rows, count, width, longest).reshape(rows * groups, -1, longest)
             blank = torch.zeros(is_seen.shape, dtype=dtype, device=is_seen.device)
-            self._bias[window, dtype] = blank.masked_fill_(~is_seen, torch.finfo(dtype).min)[:, None]
-        return self._bias[window, dtype]
+            self._bias[window, dtype, count, groups] = blank.masked_fill_(~is_seen, torch.finfo(dtype).min)
+        return self._bias[window, dtype, count, groups]
 
 
 def _own(batch: TokenBatch, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,48 +152,57 @@ def attending(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k^T s + bias) v over the blocks of a layout; the gradient is written out, so that little is kept."""
+    """softmax(s q k^T + bias) v over the blocks of a layout; the gradient is written out, so that little is kept."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: Heads, bias: Tensor, scale: float) -> Tensor:
         """(N, H, D), (N, G, D), (N, G, D) -> (N, H, D)."""
-        (count, size), groups = q.shape[1:], k.shape[1]
-        rows, _, width, longest = bias.shape
-        queries = q.reshape(-1, size).index_select(0, heads.queries).view(rows * groups, -1, size)  # (B G, H / G Tq, D)
-        keys = k.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
-        values = v.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
-        scores = torch.bmm(queries, keys.transpose(1, 2)).view(rows, count, width, longest)
-        weights = torch.softmax(scores.mul_(scale).add_(bias), -1, dtype=torch.float32).to(q.dtype)
-        out = torch.bmm(weights.view(rows * groups, -1, longest), values).view(-1, size).index_select(0, heads.slots)
+        queries, keys, values = _blocks(q, k, v, heads, len(bias))
+        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale)
+        weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
         ctx.save_for_backward(q, k, v, weights)
         ctx.heads, ctx.scale = heads, scale
-        return out.view(q.shape)
+        return torch.bmm(weights, values).view(-1, q.shape[-1]).index_select(0, heads.slots).view(q.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights = ctx.saved_tensors
-        heads, size, groups = ctx.heads, q.shape[-1], k.shape[1]
-        rows, count, width, longest = weights.shape
-        queries = q.reshape(-1, size).index_select(0, heads.queries).view(rows * groups, -1, size)
-        keys = k.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
-        values = v.reshape(-1, size).index_select(0, heads.keys).view(rows * groups, longest, size)
-        grad_out = q.new_zeros(rows * count * width, size).index_copy_(0, heads.slots, grads[0].reshape(-1, size))
-        grad_out = grad_out.view(rows * groups, -1, size)
-        blocks = weights.view(rows * groups, -1, longest)
-        grad_values = torch.bmm(blocks.transpose(1, 2), grad_out)
+        heads, scale, size = ctx.heads, ctx.scale, q.shape[-1]
+        queries, keys, values = _blocks(q, k, v, heads, len(weights))
+        grad_out = torch.zeros_like(queries)
+        grad_out.view(-1, size).index_copy_(0, heads.slots, grads[0].reshape(-1, size))
+        grad_values = torch.bmm(weights.transpose(1, 2), grad_out)
         grad_weights = torch.bmm(grad_out, values.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_weights, blocks, -1, q.dtype).mul_(ctx.scale)
-        grad_queries = torch.bmm(grad_scores, keys).view(-1, size).index_select(0, heads.slots)
-        grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries)
-        # a shared prompt's keys are seen from several rows; sums of them are taken in float32
-        sums = [
-            torch.zeros(len(k) * groups, size, device=q.device).index_add_(0, heads.keys, g.reshape(-1, size).float())
-            for g in (grad_keys, grad_values)
-        ]
-        return grad_queries.view(q.shape), sums[0].to(k.dtype).view(k.shape), sums[1].to(v.dtype).view(v.shape), *(
-            None, None, None
-        )  # fmt: skip
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_queries = _scaled_bmm(grad_scores, keys, scale).view(-1, size).index_select(0, heads.slots)
+        grad_keys = _scaled_bmm(grad_scores.transpose(1, 2), queries, scale)
+        back = [_of_tokens(grad, heads).view(k.shape) for grad in (grad_keys, grad_values)]
+        return grad_queries.view(q.shape), *back, None, None, None
+
+
+def _blocks(q: Tensor, k: Tensor, v: Tensor, heads: Heads, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, H, D), (N, G, D), (N, G, D) -> (B G, H / G Tq, D), (B G, Tk, D), (B G, Tk, D)."""
+    size = q.shape[-1]
+    queries, keys, values = (
+        x.reshape(-1, size).index_select(0, places).view(count, -1, size)
+        for x, places in ((q, heads.queries), (k, heads.keys), (v, heads.keys))
+    )
+    return queries, keys, values
+
+
+def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale a b without another walk over the product."""
+    return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale)
+
+
+def _of_tokens(blocks: Tensor, heads: Heads) -> Tensor:
+    """(B G, Tk, D) gradients of keys or values -> (N G, D). A shared prompt's are summed, in float32."""
+    rows = blocks.view(-1, blocks.shape[-1])
+    own = rows.index_select(0, heads.homes)
+    if len(heads.lent) == 0:
+        return own
+    return own.float().index_add_(0, heads.owners, rows.index_select(0, heads.lent).float()).to(rows.dtype)
 
 
 def _packed(
@@ -190,10 +214,11 @@ def _packed(
     if unknown or dropout or value.shape[-1] != key.shape[-1]:
         raise UnpackableError(f"attention with {', '.join(unknown) or 'dropout or values of another size'}")
     layout = _layout.get()
-    heads = layout.heads(query.shape[1], key.shape[1])
+    count, groups = query.shape[1], key.shape[1]
+    bias = layout.bias(sliding_window, query.dtype, count, groups)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (states.transpose(1, 2)[0] for states in (query, key, value))
-    return _Attention.apply(q, k, v, heads, layout.bias(sliding_window, query.dtype), scale)[None], None
+    return _Attention.apply(q, k, v, layout.heads(count, groups), bias, scale)[None], None
 
 
 AttentionInterface.register(ATTENTION, _packed)

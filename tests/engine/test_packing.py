@@ -64,7 +64,7 @@ def test_a_window_hides_what_lies_further_back(resident):
     """Against a mask written by rank: a token sees itself and the two before it."""
     batch = batch_of(resident("llama"))
     layout = Layout(batch)
-    is_seen = layout.bias(3, torch.float32)[:, 0] == 0
+    is_seen = layout.bias(3, torch.float32, 1, 1) == 0
     for row, (own, length) in enumerate(zip(layout.own, layout.lengths, strict=True)):
         for query, rank in enumerate(range(own, length)):
             assert is_seen[row, query].nonzero().flatten().tolist() == list(range(max(0, rank - 2), rank + 1))
