@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from alignbench.engine.packing import ATTENTION_EXTRAS, Layout, UnpackableError, attending
+from alignbench.engine.packing import ATTENTION_EXTRAS, LONGEST, Layout, UnpackableError, attending
 from alignbench.errors import UserError
 
 if TYPE_CHECKING:  # an annotation alone
@@ -72,7 +72,7 @@ def is_roomy(resident: Resident, prompts: Sequence[Sequence[int]]) -> bool:
     layers = make_cache(resident.base).layers
     keeps_all = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
     is_plain = resident.trunk.packs and resident.has_plain_head
-    return is_plain and keeps_all and max(map(len, prompts)) <= resident.trunk.longest
+    return is_plain and keeps_all and max(map(len, prompts)) <= LONGEST
 
 
 def start(resident: Resident, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, DynamicCache, Tensor]:
