@@ -52,7 +52,7 @@ class Board:
         gold = record.metrics.get("reward_gold")
         if gold is not None:
             kl, bound = record.metrics.get("kl_nats_exact"), record.metrics.get("kl_nats_bound")
-            nats = f"{kl:.2f}" if bound is None else f"<= {(kl or 0) + bound:.2f}"
+            nats = f"{kl:.2f}" if bound is None else f"{kl:.2f} + <= {bound:.2f}" if kl else f"<= {bound:.2f}"
             self.console.print(
                 f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
                 highlight=False,

@@ -15,6 +15,8 @@ from alignbench.run.board import Board
         ({"reward_gold": 0.5, "kl_nats_exact": 2.574}, "gold +0.50, KL 2.57 nats"),
         # four samples of the reference: log 4 - 3/4 at most, where the policy itself has not moved
         ({"reward_gold": 0.5, "kl_nats_exact": 0.0, "kl_nats_bound": 0.636}, "gold +0.50, KL <= 0.64 nats"),
+        # from another policy than the reference the two do not add up
+        ({"reward_gold": 0.5, "kl_nats_exact": 0.2, "kl_nats_bound": 0.636}, "gold +0.50, KL 0.20 + <= 0.64 nats"),
     ],
 )
 def test_a_bound_is_not_told_as_a_kl_of_zero(metrics, said):
