@@ -35,13 +35,14 @@ class _LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, low, a, b = ctx.saved_tensors
         (grad,) = grads
-        grad_low = scaled_mm(grad, b, ctx.scaling)  # first what reads the wide gradient, while it is in the cache
-        grad_b = scaled_mm(grad.T, low, ctx.scaling)
+        grad_low = _scaled_mm(grad, b, ctx.scaling)  # in a row what reads the wide gradient, while it is in the cache
+        grad_b = _scaled_mm(grad.T, low, ctx.scaling)
         grad_x = ctx.product.pull(grad).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
         return grad_x, None, grad_low.T.mm(x), grad_b, None
 
 
-def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
+def _scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """scaling a b without another walk over the product; with beta 0 the first operand is never read."""
     return torch.addmm(a.new_empty(1), a, b, beta=0, alpha=scaling)
 
 

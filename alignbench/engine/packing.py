@@ -25,7 +25,7 @@ from alignbench.api import TokenBatch
 
 ATTENTION = "alignbench_packed"
 ATTENTION_EXTRAS = ("softcap", "s_aux")  # what transformers' attention functions may be asked for besides
-LONGEST = 512  # tokens of a sequence; beyond it the blocks' (T, T) scores cost more than the padding saved
+LONGEST = 512  # tokens of a sequence on a CPU; beyond it the blocks' (T, T) scores cost more than the padding saved
 
 
 class UnpackableError(Exception):
@@ -115,9 +115,10 @@ class Layout:
                 ranks = torch.arange(self.longest, device=is_seen.device)
                 is_seen = is_seen & (self._order[..., None] - ranks < window)
             rows, width, longest = is_seen.shape
-            is_seen = is_seen[:, None].expand(rows, count, width, longest).reshape(rows * groups, -1, longest)
             blank = torch.zeros(is_seen.shape, dtype=dtype, device=is_seen.device)
-            self._bias[window, dtype, count, groups] = blank.masked_fill_(~is_seen, torch.finfo(dtype).min)
+            of_rows = blank.masked_fill_(~is_seen, torch.finfo(dtype).min)[:, None]
+            of_heads = of_rows.expand(rows, count, width, longest).reshape(rows * groups, -1, longest)
+            self._bias[window, dtype, count, groups] = of_heads
         return self._bias[window, dtype, count, groups]
 
 
@@ -192,7 +193,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, heads: Heads, count: int) -> tuple[
 
 
 def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale a b without another walk over the product."""
+    """scale a b without another walk over the product; with beta 0 the first operand is never read."""
     return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale)
 
 

@@ -1,4 +1,5 @@
-"""Passes through a model's stack of blocks: packed, and with the blocks below the adapters run once per sequence.
+"""Passes through a model's stack of blocks: packed (on a CPU), and with the blocks below the adapters run once per
+sequence.
 
 Both shorten the way to the same numbers, both are probed when a model is loaded, and both have a switch: `packs` and
 `shares_frozen_blocks`. A model that fails a probe runs as transformers runs it.
@@ -43,9 +44,6 @@ class Trunk:
         self.vocabulary, self.hidden_size = (int(n) for n in embeddings(model).shape)
         self._home = _home(model, self.blocks)
         self._frozen = FrozenStates()
-        # on an H100 a step of SmolLM2-135M waits for launches, and a packed one, which has more, took 1.1 to 1.5 times
-        # a padded one's time at 64 to 512 tokens
-        self.longest = LONGEST if model.device.type == "cpu" else 0
         self.packs = self.shares_frozen_blocks = False  # the probes compare with the whole model, padded
         self.packs = self._row_equals_batch()
 
@@ -68,10 +66,12 @@ class Trunk:
             setattr(*self._home, self.blocks)
 
     def _layout(self, batch: TokenBatch) -> Layout | None:
-        """None where a batch runs padded: dropout draws by place, autocast changes dtypes within a step, and long
-        sequences have kernels of their own."""
-        is_mixed = torch.is_autocast_enabled(batch.ids.device.type)
-        is_unfit = self._is_training or is_mixed or batch.ids.shape[1] > self.longest
+        """None where a batch runs padded: dropout draws by place, autocast changes dtypes within a step, long sequences
+        have kernels of their own, and a GPU waits for launches, of which a packed pass has more (figures in
+        benchmarks/README.md)."""
+        device = batch.ids.device.type
+        is_mixed = torch.is_autocast_enabled(device)
+        is_unfit = self._is_training or is_mixed or device != "cpu" or batch.ids.shape[1] > LONGEST
         return Layout(batch) if self.packs and not is_unfit else None
 
     @property
