@@ -21,6 +21,7 @@ from alignbench_dpo import DPO
 from alignbench_ppo import PPO
 from benchmarks.perf.gate import Gate, peak_bytes, work_file
 from benchmarks.perf.twins import mean_nll, scatter, scatter_head
+from benchmarks.perf.works import in_rounds
 
 SEED = 0
 
@@ -54,26 +55,30 @@ class Ours:
             workdir=Path(tempfile.gettempdir()), meter=self.meter, progress=self.lap, **facts,
         )  # fmt: skip
 
+    def max_steps(self) -> int:
+        return (self.work["warm"] + self.work["rounds"]) * self.work["steps"]
+
     def report(self, losses: list[float]) -> None:
-        count = self.work["rounds"]
-        self.gate.report(losses=losses[-count:], tokens=self.step_tokens[-count:], peak_bytes=peak_bytes())
+        steps = self.work["steps"]
+        count = self.work["rounds"] * steps
+        tokens = [sum(part) for part in in_rounds(self.step_tokens[-count:], steps)]
+        self.gate.report(losses=losses[-count:], tokens=tokens, peak_bytes=peak_bytes())
 
 
 def dpo(work: dict[str, Any]) -> None:
     """Its first epoch, which is not timed, computes the reference; the peer has its own precomputed."""
-    ours = Ours(work)
+    ours = Ours(work, work["steps"])
     config = DPO.Config(beta=work["beta"], **ours.options())
-    steps = work["warm"] + work["rounds"]
-    trial = ours.trial(config, max_steps=steps, prompts=["-"], preferences=work["pairs"])
+    trial = ours.trial(config, max_steps=ours.max_steps(), prompts=["-"], preferences=work["pairs"])
     scatter(trial.policy)
     DPO().train(trial, config)
     ours.report([row["loss"] for row in trial.history])
 
 
 def sft(work: dict[str, Any]) -> None:
-    ours = Ours(work)
+    ours = Ours(work, work["steps"])
     rows = [Demonstration(row["prompt"], row["chosen"]) for row in work["pairs"]]
-    config = Training(max_steps=work["warm"] + work["rounds"], **ours.options())
+    config = Training(max_steps=ours.max_steps(), **ours.options())
     history = fit_supervised(
         ours.resident, rows, config, seed=SEED, max_new_tokens=work["max_new_tokens"], meter=ours.meter,
         progress=ours.lap,
@@ -82,7 +87,7 @@ def sft(work: dict[str, Any]) -> None:
 
 
 def reward_model(work: dict[str, Any]) -> None:
-    ours = Ours(work)
+    ours = Ours(work, work["steps"])
     config = RewardModelConfig(pooling="last", head_learning_rate=work["learning_rate"], **ours.options())
     model = RewardModel.fresh(ours.resident, "last", work["max_new_tokens"], SEED)
     scatter(ours.resident.module)

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.perf.conftest import BATCH, ROUNDS, Rates
+from benchmarks.perf.conftest import BATCH, ROUNDS, STEPS, Rates
 from benchmarks.perf.floor import Shape, training_seconds
 from benchmarks.perf.sides import alternate, farthest
 from benchmarks.perf.works import BOTH, counts, in_order_of, token_row
 
-ROWS = BATCH * (ROUNDS + 1)
+ROWS = BATCH * STEPS * (ROUNDS + 1)
 # nats; the margin of a pair is a difference of sums over some 60 tokens, each off by a part in 256 in bfloat16;
 # `--dtype float32` shows that no more than rounding is between the sides
 CLOSE = {
@@ -28,15 +28,16 @@ def compare(
     """`epochs`: the timed one is the last, and the others are our side's alone."""
     rows = list(zip(data.pairs[:ROWS], data.ids[:ROWS], strict=True))
     ordered = in_order_of(0, rows, epochs)
-    work = {**base, "work": name}
-    warm = (epochs - 1) * (ROWS // BATCH) + 1
+    work = {**base, "work": name, "steps": STEPS}
+    warm = (epochs - 1) * (ROUNDS + 1) + 1
     ours = start("ours", {**work, "pairs": data.pairs[:ROWS], "warm": warm})
     peer = start("trl_trainers", {**work, "ordered_pairs": [row for row, _ in ordered]})
     us, them = alternate(benchmark, ours, peer, rounds=ROUNDS)
     assert us.tokens == them.tokens
     assert farthest(us, them) < CLOSE[name][base["dtype"]]
-    asked = counts([ids for _, ids in ordered], BATCH, sides, has_vocabulary=name != "reward_model")
-    return token_row(title, us, them, statistics.median(training_seconds(shape, c, rates.this) for c in asked), aim)
+    asked = counts([ids for _, ids in ordered], BATCH, STEPS, sides, has_vocabulary=name != "reward_model")
+    floor = statistics.median(sum(training_seconds(shape, c, rates.this) for c in steps) for steps in asked)
+    return token_row(title, us, them, floor, aim)
 
 
 def test_dpo(benchmark: Any, base: Any, data: Any, shape: Any, rates: Any, start: Any, add: Callable) -> None:

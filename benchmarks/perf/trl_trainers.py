@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from benchmarks.perf.gate import Gate, peak_bytes, work_file
 from benchmarks.perf.twins import scatter, scatter_head
+from benchmarks.perf.works import in_rounds
 
 OTHER_PAD = "<|endoftext|>"  # the model pads with its end of sequence, and TRL's reward model would not read that
 
@@ -28,7 +29,7 @@ def arguments(work: dict[str, Any], folder: str) -> dict[str, Any]:
         "logging_strategy": "no", "use_cpu": work["device"] == "cpu", "bf16": work["dtype"] == "bfloat16",
         "gradient_checkpointing": False, "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant",
         "learning_rate": work["learning_rate"], "per_device_train_batch_size": work["per_device_train_batch_size"],
-        "max_steps": work["warm"] + work["rounds"], "max_length": None,
+        "max_steps": (work["warm"] + work["rounds"]) * work["steps"], "max_length": None,
         "model_init_kwargs": {"dtype": work["dtype"], "attn_implementation": work["attention"]},
     }  # fmt: skip
 
@@ -68,7 +69,7 @@ class Laps(TrainerCallback):
 
 def main() -> None:
     work = work_file()
-    gate = Gate(work["warm"], work["rounds"])
+    gate = Gate(work["warm"], work["rounds"], work["steps"])
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = folder
         trainer = {f.__name__: f for f in (dpo, sft, reward_model)}[work["work"]](work, folder)
@@ -88,8 +89,9 @@ def main() -> None:
         trainer.compute_loss = watched
         trainer.add_callback(Laps(gate))
         trainer.train()
-        count = work["rounds"]
-        gate.report(losses=[float(loss) for loss in losses][-count:], tokens=tokens[-count:], peak_bytes=peak_bytes())
+        count = work["rounds"] * work["steps"]
+        per_round = [sum(part) for part in in_rounds(tokens[-count:], work["steps"])]
+        gate.report(losses=[float(loss) for loss in losses][-count:], tokens=per_round, peak_bytes=peak_bytes())
 
 
 if __name__ == "__main__":

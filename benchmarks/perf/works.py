@@ -23,12 +23,19 @@ def in_order_of(seed: int, rows: Sequence[T], epoch: int = 1) -> list[T]:
     return [rows[i] for i in order]
 
 
-def counts(ids: Sequence[Any], size: int, sides: Sequence[str], has_vocabulary: bool = True) -> list[Count]:
-    """What each timed round asks for; the first batch is not timed."""
-    batches = [ids[i : i + size] for i in range(size, len(ids), size)]
-    return [
-        count([(row["prompt"], len(row[side])) for row in batch for side in sides], has_vocabulary) for batch in batches
+def counts(
+    ids: Sequence[Any], size: int, steps: int, sides: Sequence[str], has_vocabulary: bool = True
+) -> list[list[Count]]:
+    """What the steps of each timed round ask for; the first round is not timed."""
+    batches = [
+        count([(row["prompt"], len(row[side])) for row in ids[i : i + size] for side in sides], has_vocabulary)
+        for i in range(0, len(ids), size)
     ]
+    return in_rounds(batches[steps:], steps)
+
+
+def in_rounds(values: Sequence[T], steps: int) -> list[list[T]]:
+    return [list(values[i : i + steps]) for i in range(0, len(values), steps)]
 
 
 def row(

@@ -64,8 +64,10 @@ def test_batches_are_those_the_engine_draws() -> None:
         ["abcd"[i] for i in second],
     )
     ids = [{"prompt": [1], "chosen": [2] * n, "rejected": [3]} for n in (9, 9, 2, 3)]
-    (timed,) = counts(ids, 2, ("chosen",), has_vocabulary=False)
-    assert timed == Count(tokens=6, seen=1 + 2 + 3 + 2 + 3 + 4, responses=0)
+    (timed,) = counts(ids, 2, 1, ("chosen",), has_vocabulary=False)
+    assert timed == [Count(tokens=6, seen=1 + 2 + 3 + 2 + 3 + 4, responses=0)]
+    two_steps = counts(ids, 1, 2, ("chosen",), has_vocabulary=False)
+    assert two_steps == [[Count(3, 1 + 2 + 3, 0), Count(4, 1 + 2 + 3 + 4, 0)]]
 
 
 def test_a_row_shows_ratios_and_the_share_of_the_floor() -> None:
