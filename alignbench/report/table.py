@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
-from alignbench.scoring.glossary import GLOSSARY
+from alignbench.scoring.glossary import GLOSSARY, kl_in_words
 from alignbench.scoring.record import COUNTS, ENUMERATED, METRICS, PER_PROMPT, Ledger, Record, write_records
 from alignbench.scoring.stats import CONFIDENCE, RESAMPLES, interval_of_mean, wilson
 from alignbench.store import write_text
@@ -155,14 +155,8 @@ def _range(name: str, sign: str = "") -> _Column:
 
 
 def _kl(row: Row) -> str:
-    """The rule's bound is against the policy it samples from. It bounds the KL from the reference only where that
-    policy is the reference; elsewhere the two terms stand apart, for their sum would bound nothing."""
-    own, bound = row["kl_nats_exact"], row["kl_nats_bound"]
-    if pd.isna(bound):
-        return _with_interval(row, "kl_nats_exact")
-    if pd.isna(own) or own == 0:
-        return f"<= {bound:z.2f}"
-    return f"{_with_interval(row, 'kl_nats_exact')} + <= {bound:z.2f}"
+    own, bound = (None if pd.isna(row[name]) else row[name] for name in ("kl_nats_exact", "kl_nats_bound"))
+    return kl_in_words(own, bound, _with_interval(row, "kl_nats_exact"))
 
 
 def _joined(*names: str, shown: Callable[[float], str]) -> Callable[[Row], str]:

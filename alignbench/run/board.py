@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignbench.api import Stage
+from alignbench.scoring.glossary import kl_in_words
 from alignbench.scoring.record import Record
 from alignbench.suite.plan import Plan, labellers
 
@@ -51,8 +52,8 @@ class Board:
     def cell_ends(self, record: Record) -> None:
         gold = record.metrics.get("reward_gold")
         if gold is not None:
-            kl, bound = record.metrics.get("kl_nats_exact"), record.metrics.get("kl_nats_bound")
-            nats = f"{kl:.2f}" if bound is None else f"{kl:.2f} + <= {bound:.2f}" if kl else f"<= {bound:.2f}"
+            kl = record.metrics.get("kl_nats_exact")
+            nats = kl_in_words(kl, record.metrics.get("kl_nats_bound"), f"{kl:.2f}")
             self.console.print(
                 f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
                 highlight=False,

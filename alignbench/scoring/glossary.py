@@ -190,3 +190,12 @@ _METRICS = (
 )
 
 GLOSSARY: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+
+
+def kl_in_words(own: float | None, bound: float | None, shown: str) -> str:
+    """A policy's KL, `own` and as it is `shown`, beside the bound of a decoding rule that samples from it. The bound is
+    against that policy. It bounds the KL from the reference only where the policy is the reference; elsewhere the two
+    stand apart, for their sum would bound nothing."""
+    if bound is None:
+        return shown
+    return f"{shown} + <= {bound:z.2f}" if own else f"<= {bound:z.2f}"

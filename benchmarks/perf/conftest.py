@@ -22,6 +22,7 @@ ROUNDS = 5
 # training the first alone does
 STEPS = 2
 BATCH = 8
+ROWS = BATCH * STEPS * (ROUNDS + 1)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 lines: list[table.Row | table.Fact] = []
 
@@ -36,7 +37,7 @@ def data(request: pytest.FixtureRequest) -> Any:
     from alignbench.store.assets import resolve_model
     from benchmarks.perf.data import MODEL, load
 
-    return load(resolve_model(MODEL), request.config.getoption("--pairs"), rows=96)
+    return load(resolve_model(MODEL), request.config.getoption("--pairs"), rows=ROWS)
 
 
 @pytest.fixture(scope="session")

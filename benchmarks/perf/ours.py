@@ -29,13 +29,13 @@ SEED = 0
 class Ours:
     """A resident model, and tokens counted at each lap."""
 
-    def __init__(self, work: dict[str, Any], steps: int = 1) -> None:
+    def __init__(self, work: dict[str, Any]) -> None:
         self.work = work
         self.device = torch.device(work["device"])
         lora = Lora(r=work["r"], alpha=work["r"])
         self.resident = Resident(work["model"], (), lora, self.device, getattr(torch, work["dtype"]))
         self.meter = Meter(self.device)
-        self.gate = Gate(work["warm"], work["rounds"], steps)
+        self.gate = Gate(work["warm"], work["rounds"], work["steps"])
         self.step_tokens: list[int] = []
         self._seen = 0
 
@@ -67,7 +67,7 @@ class Ours:
 
 def dpo(work: dict[str, Any]) -> None:
     """Its first epoch, which is not timed, computes the reference; the peer has its own precomputed."""
-    ours = Ours(work, work["steps"])
+    ours = Ours(work)
     config = DPO.Config(beta=work["beta"], **ours.options())
     trial = ours.trial(config, max_steps=ours.max_steps(), prompts=["-"], preferences=work["pairs"])
     scatter(trial.policy)
@@ -76,7 +76,7 @@ def dpo(work: dict[str, Any]) -> None:
 
 
 def sft(work: dict[str, Any]) -> None:
-    ours = Ours(work, work["steps"])
+    ours = Ours(work)
     rows = [Demonstration(row["prompt"], row["chosen"]) for row in work["pairs"]]
     config = Training(max_steps=ours.max_steps(), **ours.options())
     history = fit_supervised(
@@ -87,7 +87,7 @@ def sft(work: dict[str, Any]) -> None:
 
 
 def reward_model(work: dict[str, Any]) -> None:
-    ours = Ours(work, work["steps"])
+    ours = Ours(work)
     config = RewardModelConfig(pooling="last", head_learning_rate=work["learning_rate"], **ours.options())
     model = RewardModel.fresh(ours.resident, "last", work["max_new_tokens"], SEED)
     scatter(ours.resident.module)
@@ -113,16 +113,14 @@ def ppo(work: dict[str, Any]) -> None:
     """One round: rollouts, rewards, and all epochs over them. Losses: entropy, nats a token, the mean over all
     minibatches: one of 8 episodes alone is up to half a nat away."""
     steps = work["episodes"] // work["per_device_train_batch_size"] * work["num_ppo_epochs"]
-    ours = Ours(work, steps)
+    ours = Ours({**work, "steps": steps})
     config = PPO.Config(
         rollout_batch_size=work["episodes"], num_ppo_epochs=work["num_ppo_epochs"], kl_coef=work["kl_coef"],
         ent_coef=0.0, critic_adapter=work["has_critic"], **ours.options(),
     )  # fmt: skip
     reward = RewardModel.fresh(ours.resident, "last", work["max_new_tokens"], SEED)
     scatter_head(reward.head.weight)
-    trial = ours.trial(
-        config, max_steps=(work["warm"] + work["rounds"]) * steps, prompts=work["prompts"], reward=reward
-    )
+    trial = ours.trial(config, max_steps=ours.max_steps(), prompts=work["prompts"], reward=reward)
     ours.gate.open()
     PPO().train(trial, config)
     entropy = statistics.mean(row["entropy_nats"] for row in trial.history if "entropy_nats" in row)

@@ -6,12 +6,11 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.perf.conftest import BATCH, ROUNDS, STEPS, Rates
+from benchmarks.perf.conftest import BATCH, ROUNDS, ROWS, STEPS, Rates
 from benchmarks.perf.floor import Shape, training_seconds
 from benchmarks.perf.sides import alternate, farthest
 from benchmarks.perf.works import BOTH, counts, in_order_of, token_row
 
-ROWS = BATCH * STEPS * (ROUNDS + 1)
 # nats; the margin of a pair is a difference of sums over some 60 tokens, each off by a part in 256 in bfloat16;
 # `--dtype float32` shows that no more than rounding is between the sides
 CLOSE = {

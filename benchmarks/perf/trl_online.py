@@ -23,7 +23,7 @@ def trainer_of(work: dict[str, Any], folder: str, steps: int) -> Any:
     """`steps` optimiser steps over each round of `episodes` completions, `group` of them for a prompt. Before the
     first, both trainers pass the policy and, as beta is not 0, the reference over them."""
     make_config, make = KINDS[work["kind"]]
-    options = arguments(work, folder) | {"max_steps": steps * (work["warm"] + work["rounds"])}
+    options = arguments({**work, "steps": steps}, folder)
     del options["max_length"]  # the online trainers cut no prompt
     config = make_config(
         beta=work["kl_coef"], num_generations=work["group"], generation_batch_size=work["episodes"], num_iterations=1,
