@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -16,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignbench import __version__
-from alignbench.errors import PluginError, UserError, printable
+from alignbench.errors import Interrupted, PluginError, UserError, printable
 
 # Set before any library reads them: no telemetry, and no bars or warnings of theirs across ours.
 for _name, _value in {
@@ -44,45 +45,60 @@ def run(
     suite: SuiteName,
     results: Annotated[Path, typer.Option(help="folder that receives <suite>/")] = Path("results"),
     plugin: PluginModules = None,
-    strict: Annotated[bool, typer.Option("--strict", help="stop at the first failure, with its traceback")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="stages at once; default: one per GPU, else one")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="seconds a stage may take")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GiB a stage may hold; default: most of it")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="show what is done so far; compute nothing")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="in this process; stop at the first failure")] = False,
 ) -> None:
     """Train and score every row of a suite, reuse what is cached, and print the table."""
-    from alignbench.report.fitting import fitting
-    from alignbench.report.table import to_rich, write_results
-    from alignbench.run.board import Board
-    from alignbench.run.walk import Walk
-    from alignbench.store import Store
+    from alignbench.run.command import run_suite
+    from alignbench.run.crew import memory_limit
 
     plan = _plan(suite, plugin)
-    try:
-        with Board(console, plan) as board:
-            outcome = Walk(plan, Store(), board, is_strict=strict).run()
-        if outcome.mistake is not None:  # nothing to publish, and one thing to mend
-            raise outcome.mistake
-    except UserError as error:
-        raise UserError(f"{plan.suite.where()}: {error}") from error
-    evaluation = plan.suite.evaluation
-    write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap)
-    table = to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
-    for part in fitting(table, console):
-        console.print(part)
-    console.print(
-        f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
-        highlight=False, markup=False,
-    )  # fmt: skip
-    for record in outcome.records:
-        if record.status == "failed":
-            _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")
-    raise typer.Exit(outcome.exit_code)
+    limit = memory_limit() if memory is None else int(memory * 2**30)
+    outcome = run_suite(
+        plan, console, slots=workers, timeout=timeout, memory=limit, is_strict=strict, is_collecting=collect
+    )
+    _publish(plan, outcome, results)
 
 
 @app.command()
-def plan(suite: SuiteName, plugin: PluginModules = None) -> None:
+def plan(
+    suite: SuiteName,
+    plugin: PluginModules = None,
+    json_: Annotated[bool, typer.Option("--json", help="print the plan as data, for `alignbench stage`")] = False,
+) -> None:
     """Print the stages of a suite, which of them are cached, and an estimate of the time the rest takes."""
     from alignbench.run.preview import plan_table
     from alignbench.store import Store
 
-    console.print(plan_table(_plan(suite, plugin), Store()))
+    made = _plan(suite, plugin)
+    if json_:
+        print(json.dumps(made.to_dict(), indent=1))
+    else:
+        console.print(plan_table(made, Store()))
+
+
+@app.command()
+def stage(
+    key: Annotated[str, typer.Argument(help="the stage's key, or how it begins")],
+    plan: Annotated[Path, typer.Option(help="what `alignbench plan SUITE --json` wrote")],
+) -> None:
+    """Compute exactly one stage of a plan from the store, or say that it is there."""
+    from alignbench.run.command import compute_stage
+
+    console.print(compute_stage(key, plan), highlight=False, markup=False)
+
+
+@app.command()
+def log(key: Annotated[str, typer.Argument(help="the stage's key, or how it begins")]) -> None:
+    """Print what a stage printed, and the traceback it ended with."""
+    from alignbench.run.logs import read_log
+    from alignbench.store import Store
+
+    for line in read_log(Store(), key).splitlines():
+        print(printable(line))
 
 
 @app.command()
@@ -183,10 +199,30 @@ def _catalog(modules: list[str] | None):  # type: ignore[no-untyped-def]  # Cata
 
 
 def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]  # as above
-    from alignbench.suite.plan import make_plan
+    from alignbench.suite.layout import make_plan
     from alignbench.suite.spec import find_suite, load_suite
 
-    return make_plan(load_suite(find_suite(name)), _catalog(modules))
+    return make_plan(load_suite(find_suite(name)), _catalog(modules), modules or ())
+
+
+def _publish(plan: Any, outcome: Any, results: Path) -> None:
+    """Write the results, print the table, and end with the run's exit code."""
+    from alignbench.report.fitting import fitting
+    from alignbench.report.table import to_rich, write_results
+
+    evaluation = plan.suite.evaluation
+    write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap)
+    table = to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
+    for part in fitting(table, console):
+        console.print(part)
+    console.print(
+        f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    for record in outcome.records:
+        if record.status == "failed":
+            _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")
+    raise typer.Exit(outcome.exit_code)
 
 
 def _complain(text: str) -> None:
@@ -203,6 +239,9 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
     try:
         app()
+    except Interrupted as end:
+        _complain(str(end))
+        sys.exit(end.exit_code)
     except (UserError, PluginError) as error:
         _complain(str(error))
         sys.exit(2)

@@ -24,9 +24,28 @@ class PluginError(Exception):
         self.distribution = distribution
 
 
+class Interrupted(Exception):  # noqa: N818  (it is no error)
+    """The user, or whoever runs the machine, ended the run. The message says what is kept."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def printable(text: str) -> str:
     """The text with a space for every control character: a terminal would obey them, whoever wrote them."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def in_words(error: BaseException, with_type: bool = True) -> str:
+    """Type and message on one line, whatever the message is made of."""
+    try:
+        text = " ".join(str(error).encode("utf-8", "replace").decode().split())
+    except Exception:  # a plugin's exception may fail in its own __str__
+        text = "(its message cannot be shown)"
+    if not with_type:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def nearest(seen: str, allowed: Iterable[str]) -> str:

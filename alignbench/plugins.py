@@ -14,7 +14,7 @@ import importlib
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
@@ -57,6 +57,7 @@ class Plugin(Generic[T]):
     distribution: str
     version: str
     kind: Kind
+    module: str = ""  # the entry point's
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,13 @@ class Catalog:
         raise UserError(message)
 
 
-def load_catalog(extra_modules: Sequence[str] = ()) -> Catalog:
-    """Load every installed plugin, and `extra_modules` as if they were installed."""
+def load_catalog(extra_modules: Sequence[str] = (), only: Collection[str] | None = None) -> Catalog:
+    """Load every installed plugin, and `extra_modules` as if they were installed; with `only`, no module but these."""
     entries = _installed()
     known = {entry.module for entry in entries}
     entries += [_Entry(name, f"module {name}", "-", name) for name in dict.fromkeys(extra_modules) if name not in known]
+    if only is not None:  # names that two claim were refused when the plan was made
+        entries = [entry for entry in entries if entry.module in only]
 
     failures: list[Failure] = []
     claims: dict[tuple[Kind, str], list[tuple[_Entry, Plugin[Any]]]] = defaultdict(list)
@@ -197,7 +200,7 @@ def _load(entry: _Entry) -> Iterator[Plugin[Any] | Failure]:
                 label = cls.__name__ if isinstance(cls, type) else repr(cls)
                 yield entry.failure(f"{hook} offers {label}: {breach}", str(getattr(cls, "name", "")))
             else:
-                yield Plugin(cls.name, cls, entry.distribution, entry.version, contract.kind)
+                yield Plugin(cls.name, cls, entry.distribution, entry.version, contract.kind, entry.module)
 
 
 def _stray_hooks(module: ModuleType, manager: pluggy.PluginManager) -> Iterator[str]:

@@ -15,7 +15,7 @@ from alignbench.errors import UserError
 from alignbench.plugins import CONTRACTS, load_catalog
 from alignbench.store.assets import asset_folder
 from alignbench.store.toys import TOYS
-from alignbench.suite.plan import make_plan
+from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 from alignbench_ppo import PPO
 
@@ -91,7 +91,7 @@ def test_a_shipped_suite_can_be_planned(path: Path) -> None:
     assert len(plan.cells) >= len(plan.suite.methods)
     order = list(plan.stages)
     for key, stage in plan.stages.items():
-        assert all(order.index(plan.key(below)) < order.index(key) for below in stage.inputs.values())
+        assert all(order.index(below) < order.index(key) for below in stage.inputs.values())
 
 
 @pytest.mark.parametrize("name", ["best_of_n", "ppo", "dpo", "rlaif", "constitutional"])

@@ -23,7 +23,7 @@ TABLE = {
     "scoring": "api engine errors store",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "scaffold": "errors hookspecs plugins",
-    "run": "api engine errors feedback scoring store suite",
+    "run": "api engine errors feedback plugins scoring store suite",
     "testing": "api engine errors feedback plugins run scoring store suite",
     "cli": "__init__ errors plugins report run scaffold store suite testing",
     "docs": "api cli hookspecs plugins testing",

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:  # `tasks` builds on this file, `tensors` annotates alone
     from alignbench.api.tasks import Rubric, Task
     from alignbench.api.tensors import Rollout
+
+View = Literal["training", "scoring"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
     inputs: Mapping[str, Stage] = field(default_factory=dict)  # named upstream stages
     run: Callable[[Work], None] | None = None  # a plugin's own stage; None for the harness's kinds
+    view: View = "training"  # of a plugin's own stage: whether it may read held-out data; a method's never may
 
 
 class SourceRef(NamedTuple):

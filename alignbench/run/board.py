@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from alignbench.api import Stage
+from alignbench.errors import printable
+from alignbench.run.schedule import Watcher
 from alignbench.scoring.glossary import kl_in_words
 from alignbench.scoring.record import Record
-from alignbench.suite.plan import Plan, labellers
+from alignbench.suite.plan import Plan, PlannedStage
+
+QUIET = 30.0  # seconds after which a log file is told how far a stage is
 
 
-class Board:
+class Board(Watcher):
     """A `Watcher` on a terminal; where there is none, one line per computed stage."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
@@ -25,7 +29,9 @@ class Board:
             console=console, transient=True,
         )  # fmt: skip
         self._whole = self._bars.add_task("all stages", total=len(plan.stages))
-        self._stage = self._bars.add_task("", total=None, visible=False)
+        self._at: dict[str, TaskID] = {}  # bars of the stages at work, by key
+        self._spoke = time.monotonic()
+        self.settled = 0  # stages that are in the store
 
     def __enter__(self) -> Board:
         self._bars.start()
@@ -36,18 +42,27 @@ class Board:
     ) -> None:
         self._bars.stop()
 
-    def stage_begins(self, stage: Stage, key: str) -> None:
-        self._bars.reset(self._stage, description=escape(describe(stage)), total=None, visible=True)
+    def stage_begins(self, stage: PlannedStage) -> None:
+        self._at[stage.key] = self._bars.add_task(_shown(stage.title), total=None)
 
-    def stage_advances(self, done: int, total: int) -> None:
-        self._bars.update(self._stage, completed=done, total=total)
+    def stage_advances(self, stage: PlannedStage, done: int, total: int) -> None:
+        if stage.key in self._at:
+            self._bars.update(self._at[stage.key], completed=done, total=total)
+        if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET:
+            self._say(f"          {_shown(stage.title)}: {done} of {total}")
 
-    def stage_ends(self, stage: Stage, key: str, seconds: float, is_cached: bool, cause: str | None) -> None:
-        self._bars.update(self._stage, visible=False)
+    def stage_ends(self, stage: PlannedStage, seconds: float, is_cached: bool, cause: str | None) -> None:
+        if stage.key in self._at:
+            self._bars.remove_task(self._at.pop(stage.key))
         self._bars.advance(self._whole)
+        self.settled += cause is None
         if not is_cached:
-            end = "" if cause is None else f"  FAILED: {escape(cause)}"
-            self.console.print(f"{seconds:7.1f} s  {escape(describe(stage))}{end}", highlight=False, soft_wrap=True)
+            end = "" if cause is None else f"  FAILED: {_shown(cause)}"
+            self._say(f"{seconds:7.1f} s  {_shown(stage.title)}{end}")
+
+    def _say(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def cell_ends(self, record: Record) -> None:
         gold = record.metrics.get("reward_gold")
@@ -55,24 +70,11 @@ class Board:
             kl = record.metrics.get("kl_nats_exact")
             nats = kl_in_words(kl, record.metrics.get("kl_nats_bound"), f"{kl:.2f}")
             self.console.print(
-                f"           -> {escape(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
+                f"           -> {_shown(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
                 highlight=False,
             )
 
 
-def describe(stage: Stage) -> str:
-    """A stage in a few words."""
-    options = stage.options
-    if stage.kind == "train":
-        return f"train {options['method']}, seed {options['seed']}" if options["method"] else "start point as a policy"
-    if stage.kind == "comparisons":
-        return f"comparisons by {options['source']}"
-    if stage.kind == "joined_comparisons":
-        return f"comparisons by {labellers(stage)}"
-    if stage.kind == "reward_model":
-        return f"reward model on {describe(stage.inputs['comparisons'])}"
-    if stage.kind == "completions":
-        return f"completions of {stage.inputs['policy'].options['method'] or 'the start point'}, seed {options['seed']}"
-    if "completions" in stage.inputs:
-        return f"{stage.kind.replace('_', ' ')} of the {describe(stage.inputs['completions'])}"
-    return stage.kind.replace("_", " ") + (" on revisions" if "data" in stage.inputs else "")
+def _shown(text: str) -> str:
+    """Text of a plugin's or a suite's, as a terminal may show it."""
+    return escape(printable(text))

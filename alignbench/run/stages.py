@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import combinations
@@ -122,15 +124,17 @@ def reward_model(work: LiveWork) -> None:
 
 def train(work: LiveWork) -> None:
     """One method's run. The only stage in which a method's own code trains."""
-    if work.options["method"] is None:
-        write_json(work.folder / "policy.json", {"is_start": True})
-        return
     with ExitStack() as stack:
         run = open_trial(work, stack)
         run.method.train(run.trial, run.config)
         run.resident.save_adapter(POLICY, work.folder)
     write_rows(work.folder / HISTORY, run.trial.history)
     write_json(work.folder / "policy.json", {"is_start": False, "steps": run.trial.budget.used})
+
+
+def untrained(work: LiveWork) -> None:
+    """The start point as a policy."""
+    write_json(work.folder / "policy.json", {"is_start": True})
 
 
 class OpenTrial(NamedTuple):
@@ -281,10 +285,13 @@ def score(work: LiveWork) -> None:
     chosen = [rows[prompt * per_prompt + pick] for prompt, pick in enumerate(picks.tolist())]
     columns = zip(*((row["completion"], row["tokens"], row["is_ended"]) for row in chosen), strict=True)
     metrics |= evaluate.text_statistics(*columns)._asdict()
+    strange = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if strange:  # the training behind it is sound, and its other numbers stand
+        warnings.warn(f"not a finite number, so left out: {', '.join(strange)}", stacklevel=2)
     write_json(
         work.folder / "scores.json",
         {
-            "metrics": metrics,
+            "metrics": {name: None if name in strange else value for name, value in metrics.items()},
             "per_prompt": {name: values.tolist() for name, values in by_prompt.items()},
             "counts": {"reward_model_accuracy": [card["hits"], card["count"]]},
             "context": {
@@ -305,6 +312,7 @@ STAGES: dict[str, Callable[[LiveWork], None]] = {
         joined_comparisons,
         reward_model,
         train,
+        untrained,
         completions,
         gold_rewards,
         proxy_rewards,

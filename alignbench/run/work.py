@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
-from alignbench.api import HumanModel, RewardSource, Rollout, SourceRoom, Stage, Work
+from alignbench.api import HumanModel, RewardSource, Rollout, SourceRoom, Work
+from alignbench.engine.device import resolve_device
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Engine, Resident
 from alignbench.engine.trial import sample_texts
 from alignbench.feedback.checked import Checked
 from alignbench.feedback.reward_model import RewardModel
+from alignbench.run.view import TrainingView
 from alignbench.store import read_rows, write_rows
-from alignbench.suite.plan import Plan
+from alignbench.suite.plan import Plan, PlannedStage
 
 ROWS = "rows.jsonl"
 
@@ -34,21 +36,21 @@ class LiveWork(Work):
     def __init__(
         self,
         plan: Plan,
-        stage: Stage,
+        stage: PlannedStage,
         folder: Path,
-        engine: Engine,
-        place: Callable[[Stage], Path],
+        engine: Callable[[], Engine],
+        place: Callable[[str], Path],
         progress: Callable[[int, int], None],
     ) -> None:
         self.plan = plan
         self.stage = stage
         self.options: Mapping[str, Any] = stage.options
         self.folder = folder
-        self.task = plan.task
+        self.task: Any = plan.task if stage.run is None or stage.view == "scoring" else TrainingView(plan.task)
         self.seed = stage_seed(stage.kind, int(stage.options.get("seed", plan.suite.data_seed)))
-        self.engine = engine
+        self._engine = engine
         self.place = place
-        self.meter = Meter(engine.device)
+        self.meter = Meter(resolve_device(plan.suite.device))
         self._progress = progress
         self._generator = torch.Generator().manual_seed(self.seed)
 
@@ -64,12 +66,18 @@ class LiveWork(Work):
         with self.engine.resident(chain) as resident:
             yield resident
 
-    def chain(self, stage: Stage | None) -> list[Path]:
-        """Folders of the adapters that make the start point of `stage`: its own if it is a supervised start."""
-        if stage is None:
+    @property
+    def engine(self) -> Engine:
+        """Made at the first need: a stage that runs no model loads none."""
+        return self._engine()
+
+    def chain(self, key: str | None) -> list[Path]:
+        """Folders of the adapters that make the start point of stage `key`: its own if it is a supervised start."""
+        if key is None:
             return []
+        stage = self.plan.stages[key]
         if stage.kind == "sft":
-            return [*self.chain(stage.inputs.get("on")), self.place(stage)]
+            return [*self.chain(stage.inputs.get("on")), self.place(key)]
         return self.chain(stage.inputs.get("start"))
 
     def sample(self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float = 1.0) -> Rollout:
@@ -97,9 +105,9 @@ class LiveWork(Work):
         checked.prepare(SourceRoom(self.task.rubric, base, human, self.seed))
         return checked
 
-    def open_reward_model(self, stack: ExitStack, stage: Stage) -> RewardSource:
-        resident = stack.enter_context(self.engine.resident(self.chain(stage)))
-        return Checked(RewardModel.load(self.place(stage), resident), "alignbench", self.meter)
+    def open_reward_model(self, stack: ExitStack, key: str) -> RewardSource:
+        resident = stack.enter_context(self.engine.resident(self.chain(key)))
+        return Checked(RewardModel.load(self.place(key), resident), "alignbench", self.meter)
 
     def open_gold(self, stack: ExitStack) -> RewardSource:
         """For the scorer, and for simulated raters; no method is ever handed it."""

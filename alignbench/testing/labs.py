@@ -27,7 +27,7 @@ from alignbench.plugins import Catalog, Plugin
 from alignbench.run.work import LiveWork
 from alignbench.store import Store
 from alignbench.store.assets import resolve_model
-from alignbench.suite.plan import make_plan
+from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import Lora
 from alignbench.testing.texts import COMPLETIONS, PROMPTS
 from alignbench.testing.worlds import TASK, shake, suite, working

@@ -19,7 +19,8 @@ from alignbench.engine.device import isolated
 from alignbench.run.stages import open_trial
 from alignbench.run.work import LiveWork
 from alignbench.store import Store
-from alignbench.suite.plan import Plan, PlanKit
+from alignbench.suite.build import PlanKit
+from alignbench.suite.plan import Plan
 from alignbench.suite.spec import Suite
 from alignbench.testing.configs import noting_reads, variations
 from alignbench.testing.kit import Unmet, check, trains

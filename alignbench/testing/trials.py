@@ -28,7 +28,8 @@ from alignbench.run.work import LiveWork
 from alignbench.scoring import closed_form
 from alignbench.scoring.evaluate import measure_kl
 from alignbench.store import Store
-from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
 from alignbench.testing.tape import Tape, recording, turned_round, widened, wrapped
 from alignbench.testing.worlds import TASK, suite, working
 
@@ -143,7 +144,7 @@ class MethodLab:
     def working(self, options: Mapping[str, Any], **where: Any) -> Iterator[LiveWork]:
         """The train stage's own work, with all it rests on made."""
         plan = self.plan(options, **where)
-        with working(plan, plan.cells[0].train, self.store) as work:
+        with working(plan, plan.stage(plan.cells[0].train), self.store) as work:
             yield work
 
     def plan(
@@ -153,7 +154,10 @@ class MethodLab:
         row = {"method": self.plugin.name, "config": dict(options)}
         if is_known and self.takes_reward:
             row["reward"] = TASK
-        return make_plan(suite(self.shape, row, steps, seed, **keys), self.catalog)
+        plan = make_plan(suite(self.shape, row, steps, seed, **keys), self.catalog)
+        if plan.cells[0].cause is not None:
+            raise RuntimeError(plan.cells[0].cause)
+        return plan
 
     @cached_property
     def takes_reward(self) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignbench.api import Stage
-from alignbench.run.walk import Walk
+from alignbench.run.execute import Bench
 from alignbench.run.work import LiveWork
 from alignbench.store import Store
-from alignbench.suite.plan import Plan
+from alignbench.suite.plan import Plan, PlannedStage
 from alignbench.suite.spec import Suite
 
 TASK = "oracle"
@@ -37,22 +36,17 @@ def suite(shape: str, row: Any, steps: int, seed: int, **keys: Any) -> Suite:
 
 
 @contextmanager
-def working(plan: Plan, stage: Stage, store: Store) -> Iterator[LiveWork]:
+def working(plan: Plan, stage: PlannedStage, store: Store) -> Iterator[LiveWork]:
     """A stage ready to run in a folder that is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="stage-", dir=store.root))
     try:
-        yield Walk(plan, store, Silent(), is_strict=True).before(stage, folder)
+        bench = Bench(plan, store)
+        for key in plan.upstream(stage.key):
+            if key != stage.key:
+                bench.compute(key)
+        yield bench.work(stage, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def stage_begins(self, stage: Stage, key: str) -> None: ...
-    def stage_advances(self, done: int, total: int) -> None: ...
-    def stage_ends(self, stage: Stage, key: str, seconds: float, is_cached: bool, cause: str | None) -> None: ...
-    def cell_ends(self, record: Any) -> None: ...
 
 
 def shake(parameters: Sequence[nn.Parameter], seed: int = 7, scale: float = 0.3) -> None:

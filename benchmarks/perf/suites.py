@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.plugins import load_catalog
-from alignbench.run.walk import Walk, import_engine
+from alignbench.run.execute import import_engine
+from alignbench.run.here import run_here
+from alignbench.run.schedule import Watcher
 from alignbench.store import Store
-from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 
 EVALUATION = frozenset(
@@ -26,17 +29,13 @@ EVALUATION = frozenset(
 )
 
 
-class Seconds:
-    """A `Watcher` that adds up seconds by kind of stage."""
+class Seconds(Watcher):
+    """Adds up seconds by kind of stage."""
 
     def __init__(self) -> None:
         self.by_kind: dict[str, float] = defaultdict(float)
 
-    def stage_begins(self, stage: Any, key: str) -> None: ...
-    def stage_advances(self, done: int, total: int) -> None: ...
-    def cell_ends(self, record: Any) -> None: ...
-
-    def stage_ends(self, stage: Any, key: str, seconds: float, is_cached: bool, cause: str | None) -> None:
+    def stage_ends(self, stage: Any, seconds: float, is_cached: bool, cause: str | None) -> None:
         if cause is not None:
             raise RuntimeError(f"stage {stage.kind} failed: {cause}")
         self.by_kind[stage.kind] += seconds
@@ -47,7 +46,7 @@ class Trained:
 
     def __init__(self, plan: Plan) -> None:
         self.seconds = 0.0
-        for cls in {cell.method.cls for cell in plan.cells}:
+        for cls in {plan.catalog.method(cell.method).cls for cell in plan.cells}:
             cls.train = self._timed(cls.train)
 
     def _timed(self, train: Callable[..., None]) -> Callable[..., None]:
@@ -71,7 +70,7 @@ def main() -> None:
             began = time.perf_counter()
             plan, stages = make_plan(load_suite(Path(suite)), load_catalog()), Seconds()
             trained = Trained(plan)
-            Walk(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), stages).run()
+            run_here(plan, Store(Path(folder, "store" if work["is_shared"] else str(place))), stages)
             took.append(time.perf_counter() - began)
     print(json.dumps({
         "seconds": took, "starting": starting, "libraries": libraries, "trained": trained.seconds,

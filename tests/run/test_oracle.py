@@ -10,10 +10,11 @@ import pytest
 
 from alignbench.plugins import load_catalog
 from alignbench.report.table import to_markdown
-from alignbench.run.walk import Walk
+from alignbench.run.here import run_here
 from alignbench.scoring.record import ENUMERATED
 from alignbench.store import Store
-from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 
 PPO = {"ent_coef": 0, "kl_coef": 1, "rollout_batch_size": 48, "per_device_train_batch_size": 48, "num_ppo_epochs": 1}
@@ -52,11 +53,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def objectives(plan: Plan) -> dict[str, tuple[float | None, str | None] | None]:
     """By label: beta, and whose expectation counts."""
-    stages = {cell.cell.label: cell.score.inputs.get("closed_form") for cell in plan.cells}
-    return {
-        label: None if stage is None else (stage.options["beta"], stage.options["objective"])
-        for label, stage in stages.items()
-    }
+    stages = {cell.label: plan.stage(cell.score).inputs.get("closed_form") for cell in plan.cells}
+    options = {label: None if key is None else plan.stage(key).options for label, key in stages.items()}
+    return {label: None if found is None else (found["beta"], found["objective"]) for label, found in options.items()}
 
 
 def test_a_row_is_held_against_the_optimum_of_what_it_optimised(planned) -> None:
@@ -83,8 +82,8 @@ def test_a_task_that_cannot_list_its_completions_has_no_such_stage(suite_file) -
     assert {stage.kind for stage in plan.stages.values()}.isdisjoint({"closed_form"})
 
 
-def test_the_numbers_reach_the_records_and_the_table(planned, tmp_path: Path, quiet) -> None:
-    outcome = Walk(planned(), Store(tmp_path / "store"), quiet).run()
+def test_the_numbers_reach_the_records_and_the_table(planned, tmp_path: Path) -> None:
+    outcome = run_here(planned(), Store(tmp_path / "store"))
     assert [record.cause for record in outcome.records] == [None] * len(ROWS)
     records = {record.label: record for record in outcome.records}
     for label, record in records.items():
@@ -104,19 +103,8 @@ def test_the_numbers_reach_the_records_and_the_table(planned, tmp_path: Path, qu
 
 
 def test_another_models_language_fails_the_row_and_says_which_model_to_name(
-    planned, tmp_path: Path, dialogue_model: Path, quiet
+    planned, tmp_path: Path, dialogue_model: Path
 ) -> None:
     plan = planned(["sft"], model=str(dialogue_model))
-    (record,) = Walk(plan, Store(tmp_path / "store"), quiet).run().records
+    (record,) = run_here(plan, Store(tmp_path / "store")).records
     assert "not 1: set `model` to one whose whole vocabulary" in (record.cause or "")
-
-
-@pytest.fixture
-def quiet():
-    class Quiet:
-        def stage_begins(self, *_: Any) -> None: ...
-        def stage_advances(self, *_: Any) -> None: ...
-        def stage_ends(self, *_: Any) -> None: ...
-        def cell_ends(self, record: Any) -> None: ...
-
-    return Quiet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,10 +16,12 @@ import pytest
 
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
-from alignbench.run.walk import Outcome, Walk, import_engine
-from alignbench.scoring.record import COUNTS, PER_PROMPT, Record
+from alignbench.run.execute import import_engine
+from alignbench.run.here import run_here
+from alignbench.run.schedule import Outcome, Watcher
+from alignbench.scoring.record import COUNTS, PER_PROMPT
 from alignbench.store import Store
-from alignbench.suite.plan import make_plan
+from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 
 ROLLOUTS = {"rollout_batch_size": 8, "per_device_train_batch_size": 4, "learning_rate": 0.01}
@@ -33,24 +36,20 @@ ROWS = [
 ]
 
 
-class Watching:
+class Watching(Watcher):
     """Counts what was computed, by kind of stage."""
 
     def __init__(self) -> None:
         self.computed: list[str] = []
 
-    def stage_begins(self, *_: Any) -> None: ...
-    def stage_advances(self, *_: Any) -> None: ...
-    def cell_ends(self, record: Record) -> None: ...
-
-    def stage_ends(self, stage: Any, key: str, seconds: float, is_cached: bool, cause: str | None) -> None:
+    def stage_ends(self, stage: Any, seconds: float, is_cached: bool, cause: str | None) -> None:
         if not is_cached and cause is None:
             self.computed.append(stage.kind)
 
 
 def walked(path: Path, home: Path, modules: tuple[str, ...] = ()) -> tuple[Outcome, Counter[str]]:
     watching = Watching()
-    outcome = Walk(make_plan(load_suite(path), load_catalog(modules)), Store(home), watching).run()
+    outcome = run_here(make_plan(load_suite(path), load_catalog(modules), modules), Store(home), watching)
     return outcome, Counter(watching.computed)
 
 
@@ -131,14 +130,15 @@ def test_another_seed_shares_the_data_and_the_reward_model(suite_file, home: Pat
     walked(suite_file(ROWS), home)
     outcome, computed = walked(suite_file(ROWS[2:4], seeds=[0, 1]), home)
     assert not {"sft", "reward_model", "human_comparisons", "gold_pairs"} & set(computed)
-    assert computed["train"] == 3  # ppo, dpo, and the start point that they are compared with
+    assert computed["train"] == 2  # ppo and dpo
+    assert computed["untrained"] == 1  # the start point that they are compared with
     assert [record.seed for record in outcome.records] == [0, 1, 0, 1]
 
 
 def test_a_damaged_stage_is_noticed_and_computed_again(suite_file, home: Path) -> None:
     first, _ = walked(suite_file(ROWS), home)
     plan = make_plan(load_suite(suite_file(ROWS)), load_catalog())
-    key = plan.key(plan.cells[3].train)
+    key = str(plan.cells[3].train)
     weights = home / "stages" / key[:2] / key / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -227,13 +227,16 @@ def test_a_reward_source_that_breaks_its_contract_fails_its_own_rows_alone(suite
 def test_a_method_that_raises_fails_alone_and_counts_as_a_bug(suite_file, broken, home: Path) -> None:
     outcome = broken(suite_file(["raising", "sft", on("nan")]), home)
     assert [record.status for record in outcome.records] == ["failed", "ok", "failed"]
-    assert outcome.records[0].cause == "RuntimeError: two lines"
+    assert outcome.records[0].cause == "plugin 'raising' (from module broken_plugins): RuntimeError: two lines"
     assert outcome.exit_code == 1
 
 
 def test_a_loss_that_is_not_finite_names_the_steps_metrics(suite_file, broken, home: Path) -> None:
     outcome = broken(suite_file(["diverging", "sft"]), home)
-    assert outcome.records[0].cause == "FloatingPointError: the loss is nan; step=0, loss=nan, width=3"
+    assert outcome.records[0].cause == (
+        "plugin 'diverging' (from module broken_plugins): "
+        "FloatingPointError: the loss is nan; step=0, loss=nan, width=3"
+    )
 
 
 def test_a_method_that_asks_for_what_its_recipe_lacks_is_told_so(suite_file, broken, home: Path) -> None:
@@ -247,7 +250,7 @@ def test_a_method_that_asks_for_what_its_recipe_lacks_is_told_so(suite_file, bro
 def test_strict_raises_the_first_failure(suite_file, broken, home: Path, tmp_path: Path) -> None:
     plan = make_plan(load_suite(suite_file(["raising"])), load_catalog(["broken_plugins"]))
     with pytest.raises(RuntimeError, match="two\nlines"):
-        Walk(plan, Store(home), Watching(), is_strict=True).run()
+        run_here(plan, Store(home), is_strict=True)
 
 
 def test_a_failed_stage_leaves_nothing_in_the_store(suite_file, broken, tmp_path: Path) -> None:
@@ -255,7 +258,8 @@ def test_a_failed_stage_leaves_nothing_in_the_store(suite_file, broken, tmp_path
     path = suite_file(["raising"])
     broken(path, home)
     plan = make_plan(load_suite(path), load_catalog(["broken_plugins"]))
-    assert not (home / "stages" / plan.key(plan.cells[0].train)[:2] / plan.key(plan.cells[0].train)).exists()
+    key = str(plan.cells[0].train)
+    assert not (home / "stages" / key[:2] / key).exists()
     assert not list((home / "tmp").iterdir())
 
 
@@ -273,8 +277,10 @@ def test_a_model_that_does_not_load_ends_the_run_once(suite_file, dialogue_model
     for file in dialogue_model.iterdir():
         if file.suffix != ".safetensors":
             (folder / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match=f"model '{folder}' does not load: .*; name an alias, a Hub id or a folder"):
-        walked(suite_file(ROWS, model=str(folder)), tmp_path / "own")
+    outcome, _ = walked(suite_file(ROWS, model=str(folder)), tmp_path / "own")
+    assert re.fullmatch(
+        f"model '{folder}' does not load: .*; name an alias, a Hub id or a folder", str(outcome.mistake)
+    )
 
 
 def test_the_exit_codes_reach_the_shell_and_the_table_lists_the_failed_row(suite_file, broken, tmp_path: Path) -> None:
@@ -287,7 +293,7 @@ def test_the_exit_codes_reach_the_shell_and_the_table_lists_the_failed_row(suite
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "alignbench: raising (seed 0) failed: RuntimeError: two lines",
+        "alignbench: raising (seed 0) failed: plugin 'raising' (from module broken_plugins): RuntimeError: two lines",
         "alignbench: shape (seed 0) failed: plugin 'odd' (from module broken_plugins): score() returned shape (8, 1) "
         "for 8 texts; return (8,)",
     ]

@@ -11,7 +11,7 @@ import torch
 from alignbench.api import AlignmentMethod
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
-from alignbench.suite.plan import make_plan
+from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 from alignbench_baselines import SFT, BestOf, BestOfN
 
@@ -69,7 +69,7 @@ def test_n_above_the_samples_is_refused_with_the_line_of_the_suite(suite_file) -
 
 def test_a_sweep_over_n_shares_one_set_of_samples(suite_file) -> None:
     plan = make_plan(load_suite(suite_file([{"method": "best_of_n", "sweep": [1, 2, 4]}])), load_catalog())
-    keys = {plan.key(cell.score.inputs["completions"]) for cell in plan.cells}
+    keys = {plan.stage(cell.score).inputs["completions"] for cell in plan.cells}
     assert len(plan.cells) == 3
     assert len(keys) == 1
 

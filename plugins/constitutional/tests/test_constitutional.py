@@ -9,9 +9,10 @@ import pytest
 from alignbench.api import Rubric
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
-from alignbench.run.walk import Walk
+from alignbench.run.here import run_here
 from alignbench.store import Store, read_rows
-from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 from alignbench.tasks.hh import HH
 from alignbench_constitutional import Principle, from_rubric, load_constitution
@@ -101,28 +102,25 @@ def plan(suite_file) -> Plan:
 
 
 def test_the_start_is_supervised_on_revisions_of_the_supervised_start(plan: Plan) -> None:
-    train, plain = (cell.train for cell in plan.cells)
-    start = train.inputs["start"]
-    revisions = start.inputs["data"]
+    train, plain = (plan.stage(cell.train) for cell in plan.cells)
+    start = plan.stage(train.key, "start")
+    revisions = plan.stage(start.key, "data")
     assert (start.kind, revisions.kind) == ("sft", "revisions")
-    first = plan.key(plain.inputs["start"])
-    assert plan.key(start.inputs["on"]) == plan.key(revisions.inputs["start"]) == first
-    assert plan.key(start) != first
+    first = plain.inputs["start"]
+    assert start.inputs["on"] == revisions.inputs["start"] == first
+    assert start.key != first
 
 
 def test_the_judge_compares_the_new_starts_samples_by_the_same_principles(plan: Plan) -> None:
-    train, plain = (cell.train for cell in plan.cells)
-    fitted = train.inputs["reward"]
-    labels = fitted.inputs["comparisons"]
+    train, plain = (plan.stage(cell.train) for cell in plan.cells)
+    labels = plan.stage(train.key, "reward", "comparisons")
     principles = load_constitution("harmless", HH.rubric).principles
     assert labels.options["source"] == "judge"
     assert labels.options["options"]["guidelines"] == [p.preference for p in principles]
-    assert labels.inputs["samples"].inputs["start"] is train.inputs["start"] or (
-        plan.key(labels.inputs["samples"].inputs["start"]) == plan.key(train.inputs["start"])
-    )
-    theirs = plain.inputs["reward"].inputs["comparisons"]
+    assert plan.stage(labels.key, "samples").inputs["start"] == train.inputs["start"]
+    theirs = plan.stage(plain.key, "reward", "comparisons")
     assert {name for name in labels.options if labels.options[name] != theirs.options[name]} == {"options"}
-    assert plan.cells[0].method.cls.train is PPO.train
+    assert plan.catalog.method(plan.cells[0].method).cls.train is PPO.train
 
 
 def test_another_principle_makes_other_revisions(suite_file, tmp_path: Path) -> None:
@@ -132,24 +130,16 @@ def test_another_principle_makes_other_revisions(suite_file, tmp_path: Path) -> 
         own.write_text(f"principles: [{GOOD.replace('b', wording)}]")
         rows = [{"method": "constitutional", "config": {"constitution": str(own)}}]
         plan = make_plan(load_suite(suite_file(rows)), load_catalog())
-        keys.append(plan.key(plan.cells[0].train.inputs["start"].inputs["data"]))
+        keys.append(plan.stage(plan.cells[0].train, "start", "data").key)
     assert keys[0] != keys[1]
-
-
-class Silent:
-    def stage_begins(self, *_) -> None: ...
-    def stage_advances(self, *_) -> None: ...
-    def stage_ends(self, *_) -> None: ...
-    def cell_ends(self, *_) -> None: ...
 
 
 def test_revisions_are_rows_of_answer_critiques_and_the_last_revision(plan: Plan, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    walk = Walk(plan, store, Silent())
-    outcome = walk.run()
+    outcome = run_here(plan, store)
     assert [record.status for record in outcome.records] == ["ok", "ok"], outcome.failures
-    revisions = plan.cells[0].train.inputs["start"].inputs["data"]
-    folder = store.get(plan.key(revisions))
+    revisions = plan.stage(plan.cells[0].train, "start", "data")
+    folder = store.get(revisions.key)
     assert folder is not None
     rows = read_rows(folder / "rows.jsonl")
     assert [row["prompt"] for row in rows] == plan.task.prompts("label")[:5]
@@ -160,7 +150,7 @@ def test_revisions_are_rows_of_answer_critiques_and_the_last_revision(plan: Plan
         assert row["completion"] == row["rounds"][-1]["revision"]
         assert row["completion"].startswith(" ")  # as the demonstrations do after "Assistant:"
         assert row["answer"] != row["completion"]
-    cost = store.meta(plan.key(revisions))["cost"]
+    cost = store.meta(revisions.key)["cost"]
     assert cost["tokens_generated"] > 5 * (1 + 2 * 2)
     assert outcome.records[0].cost.total.labels_human == 0
     assert outcome.records[0].cost.total.labels_ai > 0

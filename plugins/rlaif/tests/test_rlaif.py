@@ -6,7 +6,8 @@ import pytest
 
 from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
-from alignbench.suite.plan import Plan, make_plan
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 from alignbench_ppo import PPO
 from alignbench_rlaif import RLAIF
@@ -20,13 +21,13 @@ def planned(suite_file, *methods, **keys) -> Plan:
 
 def test_it_differs_from_ppo_in_who_labels_the_same_samples(suite_file) -> None:
     plan = planned(suite_file, "ppo", "rlaif", comparisons=LABELLED_BY_LENGTH)
-    people, judge = (cell.train.inputs["reward"] for cell in plan.cells)
+    people, judge = (plan.stage(cell.train, "reward") for cell in plan.cells)
     assert people.kind == judge.kind == "reward_model"
     assert dict(people.options) == dict(judge.options)
-    labels = [fitted.inputs["comparisons"] for fitted in (people, judge)]
+    labels = [plan.stage(fitted.key, "comparisons") for fitted in (people, judge)]
     assert [stage.options["source"] for stage in labels] == ["length", "judge"]
-    assert len({plan.key(stage.inputs["samples"]) for stage in labels}) == 1
-    assert len({plan.key(cell.train.inputs["start"]) for cell in plan.cells}) == 1
+    assert len({stage.inputs["samples"] for stage in labels}) == 1
+    assert len({plan.stage(cell.train).inputs["start"] for cell in plan.cells}) == 1
     assert plan.cells[1].proxy == "reward_model(judge)"
 
 
@@ -39,10 +40,11 @@ def test_direct_optimises_the_judge_itself_without_samples_or_a_reward_model(sui
     config = {"direct": True, "judge": {"format": "pairwise"}}
     plan = planned(suite_file, {"method": "rlaif", "config": config})
     (cell,) = plan.cells
-    assert set(cell.train.inputs) == {"start"}
-    assert cell.train.options["reward"]["name"] == "judge"
-    assert cell.train.options["reward"]["options"] == {"format": "pairwise"}
-    assert {stage.kind for stage in plan.upstream(cell.train).values()} == {"train", "sft"}
+    train = plan.stage(cell.train)
+    assert set(train.inputs) == {"start"}
+    assert train.options["reward"]["name"] == "judge"
+    assert train.options["reward"]["options"] == {"format": "pairwise"}
+    assert {stage.kind for stage in plan.upstream(train.key).values()} == {"train", "sft"}
     assert cell.proxy == "judge"
 
 
@@ -51,9 +53,9 @@ def test_another_judge_makes_other_labels_of_the_same_samples(suite_file) -> Non
         {"method": "rlaif", "label": name, "config": {"judge": {"format": name}}} for name in ("pointwise", "pairwise")
     ]
     plan = planned(suite_file, *rows)
-    labels = [cell.train.inputs["reward"].inputs["comparisons"] for cell in plan.cells]
-    assert len({plan.key(stage) for stage in labels}) == 2
-    assert len({plan.key(stage.inputs["samples"]) for stage in labels}) == 1
+    labels = [plan.stage(cell.train, "reward", "comparisons") for cell in plan.cells]
+    assert len({stage.key for stage in labels}) == 2
+    assert len({stage.inputs["samples"] for stage in labels}) == 1
 
 
 @pytest.mark.parametrize("direct", [False, True])

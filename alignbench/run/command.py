@@ -1,0 +1,101 @@
+"""`alignbench run` and `alignbench stage`: a suite's plan given to a crew, or one stage of it computed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from alignbench.errors import Interrupted, UserError
+from alignbench.run.board import Board
+from alignbench.run.crew import ProcessCrew
+from alignbench.run.execute import Bench
+from alignbench.run.here import Here
+from alignbench.run.schedule import Crew, Outcome, Schedule
+from alignbench.store import Store
+from alignbench.suite.plan import Plan
+
+
+def run_suite(
+    plan: Plan, console: Console, *, slots: int | None, timeout: float | None, memory: int | None, is_strict: bool,
+    is_collecting: bool,
+) -> Outcome:  # fmt: skip
+    """Compute what is missing, and say how it goes. UserError where a mistake left no cell standing; Interrupted where
+    the run was ended from outside."""
+    store = Store()
+    slots = slots or _gpus()
+    crew: Crew = (
+        Here(plan, store, is_strict=True)
+        if is_strict
+        else ProcessCrew(plan, store, slots=slots, timeout=timeout, memory=memory)
+    )
+    before = signal.signal(signal.SIGTERM, _terminated)
+    board = Board(console, plan)
+    try:
+        with board:
+            schedule = Schedule(plan, store, crew, board)
+            outcome = schedule.collect() if is_collecting else schedule.run()
+    except (KeyboardInterrupt, _Terminated) as end:
+        kept = f"{board.settled} of {len(plan.stages)} stages kept; the same command goes on"
+        raise Interrupted(f"interrupted: {kept}", 130 if isinstance(end, KeyboardInterrupt) else 143) from None
+    except UserError as error:
+        raise UserError(f"{plan.suite.where()}: {error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if outcome.mistake is not None:  # nothing to publish, and one thing to mend
+        raise UserError(f"{plan.suite.where()}: {outcome.mistake}")
+    return outcome
+
+
+def compute_stage(key: str, file: Path) -> str:
+    """Compute the stage whose key begins with `key`, or find it. Says which. UserError if the plan has no such stage,
+    or if this machine would make other bytes under that key."""
+    from alignbench.plugins import load_catalog
+    from alignbench.suite.layout import make_plan
+    from alignbench.suite.plan import plan_of
+    from alignbench.suite.spec import Suite
+
+    try:
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; write it with `alignbench plan --json`") from None
+    except ValueError:
+        raise UserError(f"{file}: not JSON; write it again with `alignbench plan SUITE --json`") from None
+    if not isinstance(data, dict) or not isinstance(data.get("suite"), dict):
+        raise UserError(f"{file}: not a plan; write it with `alignbench plan SUITE --json`")
+    catalog = load_catalog(data.get("modules", ()))
+    made = make_plan(Suite.model_validate(data["suite"]), catalog, data.get("modules", ()))
+    plan = plan_of(data, catalog, made.task)
+    found = [stage for stage in plan.stages.values() if stage.key.startswith(key)]
+    if len(found) != 1:
+        problem = "no stage has" if not found else f"{len(found)} stages have"
+        raise UserError(f"{file}: {problem} a key that begins with '{key}'; `alignbench plan SUITE` lists them")
+    stage = found[0]
+    if stage.key not in made.stages:
+        raise UserError(
+            f"{stage.key[:12]} ({stage.title}): the code, data, model or libraries here are not those of the plan, so "
+            "its bytes would be others; install what the plan was made with, or plan again here"
+        )
+    is_new = Bench(made, Store()).compute(stage.key)
+    return f"{stage.key[:12]} {stage.title}: {'computed' if is_new else 'is there already'}"
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _gpus() -> int:
+    """How many GPUs this process may use, at least one worker's worth, without asking torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return max(1, len([name for name in visible.split(",") if name not in ("", "-1")]))
+    return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))

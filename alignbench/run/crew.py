@@ -1,0 +1,210 @@
+"""Child processes that compute stages, and may die. The parent imports no torch and runs no plugin's training.
+
+Stages of the harness's own share a warm worker. A stage that runs plugin code gets a fresh one, so that no plugin can
+change what another row computes: global settings, patched functions, left-over hooks and threads end with its process.
+Children are forked from a server that has imported torch, which makes a fresh one cost a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from alignbench.run.failure import LOWER, Failure
+from alignbench.run.logs import Log
+from alignbench.run.schedule import Ended, Watcher
+from alignbench.run.worker import serve
+from alignbench.store import Store
+from alignbench.suite.plan import Plan, PlannedStage
+
+POLL = 0.2  # seconds between two looks at time and memory
+LONGEST_MESSAGE = 1 << 20  # bytes
+QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
+TRIES = 2  # of a stage whose process died
+
+
+class Child:
+    """One worker process, and the stage it is at."""
+
+    def __init__(self, crew: ProcessCrew, plugins: Sequence[str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["alignbench.run.preload"])
+        if QUIET not in sys.warnoptions:  # a worker that is killed leaves its locks to the tracker, which says so
+            sys.warnoptions.append(QUIET)
+        self.plugins = tuple(plugins)
+        self.orders, theirs = context.Pipe()
+        self.printed, log = context.Pipe(duplex=False)
+        arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads)
+        self.process = context.Process(target=serve, args=arguments, daemon=False)
+        self.process.start()
+        theirs.close()
+        log.close()
+        os.set_blocking(self.printed.fileno(), False)
+        self.stage: PlannedStage | None = None
+        self.watcher: Watcher | None = None
+        self.log = Log()
+        self.began = 0.0
+
+    def begin(self, stage: PlannedStage, watcher: Watcher) -> None:
+        self.stage, self.watcher, self.log, self.began = stage, watcher, Log(), time.monotonic()
+        order = {"key": stage.key, "plugins": list(self.plugins), "owner": stage.owner}
+        with suppress(OSError):  # a process that is dead already is found by its exit code
+            self.orders.send_bytes(json.dumps(order).encode())
+
+    def listen(self) -> None:
+        """Take what it printed; a pipe that nobody reads would stop it."""
+        with suppress(OSError):
+            while text := os.read(self.printed.fileno(), 1 << 16):
+                self.log.add(text)
+
+    def message(self) -> dict[str, Any] | None:
+        """The next message. ValueError if it is none: a plugin wrote into the pipe."""
+        if not self.orders.poll():
+            return None
+        said = json.loads(self.orders.recv_bytes(LONGEST_MESSAGE))
+        if not isinstance(said, dict):
+            raise ValueError("not a mapping")
+        return said
+
+    def kill(self) -> None:
+        """End it, and whatever it started."""
+        if self.process.pid:
+            with suppress(OSError):  # it has no group of its own yet
+                os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(OSError):
+            self.process.kill()
+        self.process.join()
+        self.listen()
+        self.orders.close()
+        self.printed.close()
+
+
+class ProcessCrew:
+    """`slots` workers at once. `timeout`: seconds a stage may take; `memory`: bytes its process may hold."""
+
+    def __init__(
+        self, plan: Plan, store: Store, *, slots: int = 1, timeout: float | None = None, memory: int | None = None
+    ) -> None:
+        self.plan_text = json.dumps(plan.to_dict())
+        self.store = store
+        self.slots = slots
+        self.timeout = timeout
+        self.memory = memory
+        self.threads = None if slots == 1 else max(1, (os.cpu_count() or 1) // slots)
+        self._busy: list[Child] = []
+        self._warm: list[Child] = []  # idle, of the harness's own code
+        self._tries: dict[str, int] = {}
+
+    def start(self, stage: PlannedStage, watcher: Watcher) -> None:
+        self._tries[stage.key] = self._tries.get(stage.key, 0) + 1
+        is_fresh = bool(stage.plugins) or not self._warm
+        child = Child(self, stage.plugins) if is_fresh else self._warm.pop()
+        self._busy.append(child)
+        child.begin(stage, watcher)
+
+    def wait(self) -> list[Ended]:
+        """Every stage that ended meanwhile; a fraction of a second at most."""
+        sources: list[Any] = [x for child in self._busy for x in (child.orders, child.printed, child.process.sentinel)]
+        wait(sources, timeout=POLL)
+        return [ended for child in list(self._busy) for ended in self._look(child)]
+
+    def close(self) -> None:
+        for child in [*self._busy, *self._warm]:
+            child.kill()
+        self._busy, self._warm = [], []
+
+    def _look(self, child: Child) -> list[Ended]:
+        assert child.stage is not None
+        assert child.watcher is not None
+        child.listen()
+        try:
+            while said := child.message():
+                if "ended" in said:
+                    failure = None if said["failure"] is None else Failure(**said["failure"])
+                    return self._done(child, failure)
+                child.watcher.stage_advances(child.stage, int(said["done"]), int(said["total"]))
+        except (ValueError, KeyError, TypeError):
+            return self._lost(child, "its process wrote rubbish into the harness's own pipe", may_retry=False)
+        except (EOFError, OSError):  # it is dying
+            child.process.join(POLL)
+        if child.process.exitcode is not None:
+            return self._lost(child, _death(child.process.exitcode), may_retry=True)
+        if self.timeout is not None and time.monotonic() - child.began > self.timeout:
+            return self._lost(child, f"it took longer than --timeout {self.timeout:g} s", may_retry=False)
+        if self.memory is not None and (held := _held(child)) > self.memory:
+            have = f"{held / 2**30:.1f} GiB of the {self.memory / 2**30:.1f} it may hold"
+            return self._lost(child, f"out of memory: it took {have}; {LOWER}", may_retry=False)
+        return []
+
+    def _done(self, child: Child, failure: Failure | None) -> list[Ended]:
+        """The stage is over, the process lives."""
+        stage = child.stage
+        assert stage is not None
+        if failure is None and not self.store.has(stage.key):
+            failure = Failure(_blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
+        ended = Ended(stage.key, time.monotonic() - child.began, failure)
+        self._busy.remove(child)
+        if child.plugins or failure is not None:
+            child.kill()
+        else:
+            self._warm.append(child)
+        child.log.keep(self.store, stage.key, failure)
+        return [ended]
+
+    def _lost(self, child: Child, how: str, *, may_retry: bool) -> list[Ended]:
+        """The process is dead, or has to die."""
+        stage, watcher = child.stage, child.watcher
+        assert stage is not None
+        assert watcher is not None
+        self._busy.remove(child)
+        child.kill()
+        if may_retry and self._tries[stage.key] < TRIES:
+            self.start(stage, watcher)
+            return []
+        times = ", twice" if may_retry else ""
+        failure = Failure(
+            _blamed(stage, f"{how}{times}; `alignbench log {stage.key[:12]}` has what it printed"), "plugin"
+        )
+        child.log.keep(self.store, stage.key, failure)
+        return [Ended(stage.key, time.monotonic() - child.began, failure)]
+
+
+def _blamed(stage: PlannedStage, how: str) -> str:
+    return f"{stage.owner or 'the harness'}: {how}"
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hint = f", as the kernel does where memory runs out ({LOWER})" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{hint}"
+
+
+def _held(child: Child) -> int:
+    """Bytes resident in the process."""
+    try:
+        return int(psutil.Process(child.process.pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def memory_limit() -> int:
+    """Bytes one stage may hold by default: nine tenths of what is free for us, so that the run outlives a stage that
+    asks for more."""
+    limits = [psutil.virtual_memory().available]
+    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max": no limit
+            limits.append(int(Path(place).read_text()))
+    return int(0.9 * min(limits))

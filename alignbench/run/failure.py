@@ -1,0 +1,34 @@
+"""Why a stage failed, as data: it crosses process borders and stands in records."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Literal
+
+from alignbench.errors import PluginError, UserError, in_words
+from alignbench.suite.plan import PlannedStage
+
+Blame = Literal["user", "plugin", "bug"]
+MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+LOWER = "lower per_device_train_batch_size, rollout_batch_size or evaluation.batch_size"
+
+
+@dataclass(frozen=True)
+class Failure:
+    cause: str  # one line
+    blame: Blame  # a mistake in what was given, a plugin that broke its contract, or anything else
+    traceback: str = ""
+
+
+def failure_of(error: BaseException, stage: PlannedStage) -> Failure:
+    """What a stage's exception says, with the plugin whose code ran named."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, UserError | PluginError):
+        return Failure(in_words(error, with_type=False), "user" if isinstance(error, UserError) else "plugin", trace)
+    said = in_words(error)
+    if isinstance(error, SystemExit):
+        said = f"it called sys.exit({error.code!r}); return from the function instead"
+    if isinstance(error, MemoryError) or any(words in said.lower() for words in MEMORY):
+        said += f"; {LOWER}"
+    return Failure(f"{stage.owner}: {said}" if stage.owner else said, "bug", trace)

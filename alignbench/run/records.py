@@ -1,0 +1,54 @@
+"""A cell's record: its scores, its costs and where they come from, read from the store. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignbench.run.failure import Failure
+from alignbench.scoring.record import Record
+from alignbench.store import Store, read_json
+from alignbench.suite.plan import Plan, PlannedCell
+
+ADDED_UP = ("seconds", "tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai")
+
+
+def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
+    """The record of a cell whose score is in the store, or of one that failed."""
+    scores: dict[str, Any] = {"metrics": {}, "per_prompt": {}, "counts": {}, "context": {}}
+    machine: dict[str, Any] = {}
+    if failure is None and cell.score is not None:
+        folder = store.get(cell.score)
+        if folder is None:
+            failure = Failure(f"stage {cell.score[:12]} was damaged after it was computed; run again", "bug")
+        else:
+            scores, machine = read_json(folder / "scores.json"), store.meta(cell.score)["machine"]
+    wanted = plan.suite.comparisons
+    beside = f", and {wanted.human_pairs} real human pairs" if wanted.human_pairs else ""
+    return Record.model_validate(
+        {
+            "format": 1, "suite": plan.suite.name, "label": cell.label, "method": cell.method,
+            "distribution": cell.distribution, "version": cell.version, "seed": cell.seed, "key": cell.score or "",
+            "knob": cell.knob, "status": "ok" if failure is None else "failed",
+            "cause": None if failure is None else failure.cause,
+            "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
+            "proxy": cell.proxy, "cost": _cost(plan, cell, store),
+            "context": {
+                "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
+                "model": plan.suite.model, "task": plan.task_in_words,
+                "comparisons": f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}",
+            },
+        }
+    )  # fmt: skip
+
+
+def _cost(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, dict[str, float]]:
+    """Marginal: the row's own stages. Total: with every stage they rest on. Scoring, and the gold reward that
+    stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks."""
+    total = {key for own in cell.own for key in plan.upstream(own, without="gold")}
+    return {"marginal": _sum(store, list(cell.own)), "total": _sum(store, sorted(total))}
+
+
+def _sum(store: Store, keys: list[str]) -> dict[str, float]:
+    costs = [store.meta(key)["cost"] for key in keys if store.has(key)]
+    added = {name: sum(cost[name] for cost in costs) for name in ADDED_UP}
+    return {**added, "peak_bytes": max((cost["peak_bytes"] for cost in costs), default=0)}

@@ -1,0 +1,135 @@
+"""What a method's `recipe` builds stages with, by the suite's options.
+
+Two recipes that ask for the same thing get equal stages, hence equal keys, and the thing is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alignbench.api import Kit, Rubric, SourceRef, Stage, Task, View, Work
+from alignbench.errors import UserError
+from alignbench.plugins import Catalog, Plugin
+from alignbench.suite import keys
+from alignbench.suite.spec import Comparisons, Suite
+
+HUMAN = "human"  # the comparisons that come with the task, already labelled by people
+
+
+class PlanKit(Kit):
+    """Stages by the suite's options. One per row, because a row may replace its reward."""
+
+    def __init__(
+        self, suite: Suite, catalog: Catalog, task: Task, row: int | None = None, view: View = "training"
+    ) -> None:
+        self._view: View = view  # what the stages of whoever holds this builder may see
+        self._suite = suite
+        self._catalog = catalog
+        self._task = task
+        self._row = row
+        self.was_asked_for_reward = False
+
+    def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
+        options = {**self._suite.sft.model_dump(mode="json"), "seed": self._suite.data_seed}
+        return Stage("sft", options, present(data=data, on=on))
+
+    def samples(self, start: Stage | None) -> Stage:
+        options = {
+            **self._suite.samples.model_dump(mode="json"),
+            "prompts": self._suite.comparisons.pairs,
+            "seed": self._suite.data_seed,
+        }
+        return Stage("samples", options, present(start=start))
+
+    def compare(self, samples: Stage, source: SourceRef) -> Stage:
+        where = (
+            ("comparisons", "source") if source.name == self._suite.comparisons.source else ("methods", self._row or 0)
+        )
+        plugin = self._source(source.name, *where)
+        inputs = {"samples": samples}
+        if plugin.cls.simulates_humans:
+            inputs["gold"] = gold_of(self._suite, self._catalog, self._task)
+        return Stage(
+            "comparisons",
+            {**self._source_options(plugin, source.options, *where), "seed": self._suite.data_seed},
+            inputs,
+        )
+
+    def comparisons(self, start: Stage | None) -> Stage:
+        wanted: Comparisons = self._suite.comparisons
+        if wanted.source == HUMAN:
+            return self._human(wanted.pairs)
+        labelled = self.compare(self.samples(start), SourceRef(wanted.source, wanted.options))
+        if not wanted.human_pairs:
+            return labelled
+        return Stage("joined_comparisons", {}, {"samples": labelled, "human": self._human(wanted.human_pairs)})
+
+    def _human(self, pairs: int) -> Stage:
+        return Stage("human_comparisons", {"pairs": pairs, "seed": self._suite.data_seed})
+
+    def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:
+        options = {**self._suite.reward_model.model_dump(mode="json"), "seed": self._suite.data_seed}
+        return Stage("reward_model", options, present(start=start, comparisons=comparisons))
+
+    def reward(self, start: Stage | None) -> Stage | SourceRef:
+        self.was_asked_for_reward = True
+        named = None if self._row is None else self._suite.methods[self._row].reward
+        if named is None:
+            return self.reward_model(start, self.comparisons(start))
+        self.check_optimised(SourceRef(named.name, named.options), "reward")
+        return SourceRef(named.name, named.options)
+
+    def check_optimised(self, reward: SourceRef, *where: str) -> None:
+        """Whether training may call the source, with these options; `where` is the key below the row that names it."""
+        place: tuple[str | int, ...] = ("methods", self._row or 0, *where)
+        plugin = self._source(reward.name, *place)
+        if not plugin.cls.is_trainable_signal:
+            raise self._suite.error(
+                f"'{reward.name}' may label data but not be optimised; "
+                "drop the key to fit a reward model to its labels",
+                *place,
+            )
+        self._source_options(plugin, reward.options, *place, *(["options"] if where == ("reward",) else []))
+
+    def stage(self, kind: str, run: Callable[[Work], None], inputs: Mapping[str, Stage], **options: Any) -> Stage:
+        if "." in run.__qualname__:
+            raise ValueError(
+                f"stage '{kind}': {run.__qualname__} is not a module-level function, so it has no stable source"
+            )
+        return Stage(kind, {**options, "seed": self._suite.data_seed}, dict(inputs), run, self._view)
+
+    @property
+    def rubric(self) -> Rubric:
+        return self._task.rubric
+
+    def _source(self, name: str, *where: str | int) -> Plugin[Any]:
+        try:
+            return self._catalog.source(name)
+        except UserError as error:
+            raise self._suite.error(str(error), *where) from None
+
+    def _source_options(self, plugin: Plugin[Any], options: Mapping[str, Any], *where: str | int) -> dict[str, Any]:
+        checked = self._suite.check_options(plugin.cls.Config, options, *where)
+        return {
+            "source": plugin.name,
+            "options": checked.model_dump(mode="json"),
+            "code": keys.class_source(plugin.cls),
+        }
+
+
+def gold_of(suite: Suite, catalog: Catalog, task: Task) -> Stage:
+    """The stage of the gold reward. A task's own stages see all of its data; no recipe is handed this builder."""
+    return task.gold(PlanKit(suite, catalog, task, view="scoring"))
+
+
+def labellers(comparisons: Stage) -> str:
+    """Who labelled a stage of comparisons: a source, people, or both."""
+    if comparisons.kind == "joined_comparisons":
+        return " + ".join(labellers(part) for part in comparisons.inputs.values())
+    return str(comparisons.options.get("source", HUMAN))
+
+
+def present(**stages: Stage | None) -> dict[str, Stage]:
+    """The inputs that there are."""
+    return {name: stage for name, stage in stages.items() if stage is not None}

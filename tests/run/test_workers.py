@@ -1,0 +1,197 @@
+"""Plugins that raise, exit, crash, hang, flood or poison cost their own rows and nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench.errors import UserError
+from alignbench.plugins import load_catalog
+from alignbench.run.crew import ProcessCrew
+from alignbench.run.here import run_here
+from alignbench.run.logs import HEAD, TAIL, read_log
+from alignbench.run.schedule import Outcome, Schedule, Watcher
+from alignbench.store import Store
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
+from alignbench.suite.spec import load_suite
+
+BAD = """
+import ctypes, os, sys, time
+import alignbench
+
+class Bad(alignbench.AlignmentMethod):
+    needs = frozenset({"prompts"})
+
+def method(name):
+    return lambda train: type(name, (Bad,), {"name": name, "train": train, "__module__": __name__})
+
+@method("raising")
+def Raising(self, trial, config):
+    raise RuntimeError("two\\nlines \\x1b[31m and a lone \\ud800")
+
+@method("leaving")
+def Leaving(self, trial, config):
+    sys.exit(0)
+
+@method("vanishing")
+def Vanishing(self, trial, config):
+    os._exit(0)
+
+@method("crashing")
+def Crashing(self, trial, config):
+    ctypes.string_at(0)
+
+@method("hanging")
+def Hanging(self, trial, config):
+    while True:
+        time.sleep(1)
+
+@method("hoarding")
+def Hoarding(self, trial, config):
+    held = []
+    while True:
+        held.append(bytearray(os.urandom(1 << 20) * 64))
+
+@method("flooding")
+def Flooding(self, trial, config):
+    for _ in range(3000):
+        os.write(1, b"x" * 1023 + b"\\n")
+    raise ValueError("after the flood")
+
+@method("mumbling")
+def Mumbling(self, trial, config):
+    import gc
+    from multiprocessing.connection import Connection
+    for pipe in [thing for thing in gc.get_objects() if isinstance(thing, Connection)]:
+        if pipe.writable:
+            pipe.send_bytes(b"\\x80rubbish")
+    time.sleep(60)
+
+@method("poisoning")
+def Poisoning(self, trial, config):
+    import torch
+    torch.set_default_dtype(torch.float64)
+    torch.nn.functional.logsigmoid = lambda x: x * 0
+    with torch.no_grad():
+        for weight in trial.policy.parameters():
+            if not weight.requires_grad:
+                weight.mul_(1.5)
+
+class Misplanned(Bad):
+    name = "misplanned"
+    def recipe(self, config, kit):
+        raise ZeroDivisionError("in the recipe")
+
+class Peeking(Bad):
+    name = "peeking"
+    def train(self, trial, config):
+        raise AssertionError("its own stage came first")
+    def recipe(self, config, kit):
+        start = kit.sft()
+        return alignbench.Inputs(start=start, preferences=kit.stage("peek", peek, {}))
+
+def peek(work):
+    work.task.prompts("eval")
+
+@alignbench.hookimpl
+def alignbench_methods():
+    return [
+        Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Mumbling, Poisoning, Misplanned, Peeking
+    ]
+"""
+DPO = {"method": "dpo", "config": {"per_device_train_batch_size": 4, "learning_rate": 0.01}}
+OWNER = "(from module bad_plugins)"
+
+
+class Seen(Watcher):
+    def __init__(self) -> None:
+        self.took: dict[str, float] = {}
+
+    def stage_ends(self, stage: Any, seconds: float, is_cached: bool, cause: str | None) -> None:
+        self.took[stage.title] = seconds
+
+
+@pytest.fixture
+def plan_of_bad(suite_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "bad_plugins.py").write_text(BAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda *rows: make_plan(load_suite(suite_file([*rows])), load_catalog(["bad_plugins"]), ["bad_plugins"])
+
+
+def crewed(plan: Plan, home: Path, seen: Watcher | None = None, **limits: Any) -> Outcome:
+    store = Store(home)
+    return Schedule(plan, store, ProcessCrew(plan, store, **limits), seen or Watcher()).run()
+
+
+def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path: Path) -> None:
+    bad = ["raising", "leaving", "vanishing", "crashing", "hanging", "hoarding", "flooding", "mumbling", "misplanned"]
+    plan, seen, began = plan_of_bad(*bad, "peeking", "poisoning", DPO), Seen(), time.monotonic()
+    outcome = crewed(plan, tmp_path / "home", seen, timeout=15, memory=3 << 30)
+    causes = {record.label: record.cause for record in outcome.records}
+    for name in bad:
+        assert f"plugin '{name}' {OWNER}" in str(causes[name]), name
+    log = {record.label: str(cell.train)[:12] for record, cell in zip(outcome.records, plan.cells, strict=True)}
+    raised = f"plugin 'raising' {OWNER}: RuntimeError: two lines \x1b[31m and a lone ?"
+    assert causes["raising"] == raised
+    assert "sys.exit(0)" in str(causes["leaving"])
+    assert causes["vanishing"] == (
+        f"plugin 'vanishing' {OWNER}: its process ended with exit code 0, twice; "
+        f"`alignbench log {log['vanishing']}` has what it printed"
+    )
+    assert "SIGSEGV, twice" in str(causes["crashing"])
+    assert "longer than --timeout 15 s" in str(causes["hanging"])
+    assert seen.took["train hanging, seed 0"] < 15 + 5
+    assert "out of memory" in str(causes["hoarding"])
+    assert "lower per_device_train_batch_size" in str(causes["hoarding"])
+    assert "ValueError: after the flood" in str(causes["flooding"])
+    assert "rubbish" in str(causes["mumbling"])
+    assert "its recipe raised ZeroDivisionError: in the recipe" in str(causes["misplanned"])
+    assert "may not read the 'eval' prompts" in str(causes["peeking"])
+    flood = read_log(Store(tmp_path / "home"), log["flooding"])
+    assert len(flood) < HEAD + 2 * TAIL + 4000
+    assert "bytes left out" in flood
+    assert "Traceback" in flood
+    assert causes["poisoning"] is None  # it ends well, and harms itself alone
+    assert causes["dpo"] is None
+    assert time.monotonic() - began < 300
+
+    clean = run_here(plan_of_bad(DPO), Store(tmp_path / "clean"))
+    assert outcome.records[-1].metrics == clean.records[0].metrics
+    assert outcome.records[-1].per_prompt == clean.records[0].per_prompt
+
+
+def test_in_one_process_the_poison_reaches_the_sibling(plan_of_bad, tmp_path: Path) -> None:
+    """The control: without processes of their own the row beside the bad plugin moves."""
+    import torch
+
+    kept = torch.nn.functional.logsigmoid
+    try:
+        poisoned = run_here(plan_of_bad("poisoning", DPO), Store(tmp_path / "one"))
+    finally:
+        torch.nn.functional.logsigmoid = kept
+    clean = run_here(plan_of_bad(DPO), Store(tmp_path / "clean"))
+    assert poisoned.records[1].metrics != clean.records[0].metrics
+
+
+def test_two_workers_and_one_process_give_the_same_records(suite_file, tmp_path: Path) -> None:
+    plan = make_plan(load_suite(suite_file(["sft", DPO, {"method": "ppo", "reward": "length"}])), load_catalog())
+    here, there = run_here(plan, Store(tmp_path / "here")), crewed(plan, tmp_path / "there", slots=2)
+    for ours, theirs in zip(here.records, there.records, strict=True):
+        assert ours.cause is theirs.cause is None
+        assert (ours.metrics, ours.per_prompt, ours.counts) == (theirs.metrics, theirs.per_prompt, theirs.counts)
+    for key in plan.stages:
+        ours_files, their_files = (
+            json.loads((tmp_path / home / "stages" / key[:2] / key / "manifest.json").read_text())["files"]
+            for home in ("here", "there")
+        )
+        assert ours_files == their_files, plan.stages[key].title
+
+
+def test_a_log_is_found_by_the_beginning_of_its_key_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no stage's log has a key that begins with '\.\./\.\.'"):
+        read_log(Store(tmp_path), "../..")
