@@ -148,9 +148,9 @@ class Walk:
     def engine(self) -> Any:
         if self._engine is None:
             import_engine()
+            from alignbench.assets.models import resolve_model
             from alignbench.engine.device import resolve_device, resolve_dtype
             from alignbench.engine.resident import Engine
-            from alignbench.store.assets import resolve_model
 
             suite = self.plan.suite
             device = resolve_device(suite.device)

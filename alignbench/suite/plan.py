@@ -1,6 +1,6 @@
 """A plan: the stages a suite needs, each once, in an order that can be run.
 
-`PlanKit` is what a method's `recipe` builds stages with. Two recipes that ask for the same thing get equal stages,
+`PlanBuilder` is what a method's `recipe` builds stages with. Two recipes that ask for the same thing get equal stages,
 hence equal keys, and the thing is computed once.
 """
 
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from alignbench.api import AlignmentMethod, Inputs, Kit, MethodConfig, Rubric, SourceRef, Stage, Task, Work
+from alignbench.api import AlignmentMethod, Inputs, MethodConfig, RecipeBuilder, Rubric, SourceRef, Stage, Task, Work
+from alignbench.assets.models import model_digest
 from alignbench.errors import UserError
 from alignbench.plugins import Catalog, Plugin
-from alignbench.store.assets import model_digest
 from alignbench.suite import keys
 from alignbench.suite.spec import Cell, Comparisons, Row, Suite
 
 HUMAN = "human"  # the comparisons that come with the task, already labelled by people
 
 
-class PlanKit(Kit):
+class PlanBuilder(RecipeBuilder):
     """Stages by the suite's options. One per row, because a row may replace its reward."""
 
     def __init__(self, suite: Suite, catalog: Catalog, task: Task, row: int | None = None) -> None:
@@ -226,17 +226,17 @@ def _plan_cell(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int
     row = suite.methods[cell.row]
     plugin = catalog.method(row.method)
     config = suite.check_options(plugin.cls.Config, cell.config, "methods", cell.row, "config")
-    method, kit = plugin.cls(), PlanKit(suite, catalog, task, cell.row)
-    inputs = method.recipe(config, kit)
-    if row.reward is not None and not kit.was_asked_for_reward:
+    method, build = plugin.cls(), PlanBuilder(suite, catalog, task, cell.row)
+    inputs = method.recipe(config, build)
+    if row.reward is not None and not build.was_asked_for_reward:
         raise suite.error(
             f"'{row.method}' takes no reward from the suite; remove the key", "methods", cell.row, "reward"
         )
     if isinstance(inputs.reward, SourceRef) and row.reward is None:  # the recipe's own choice
-        kit.check_optimised(inputs.reward, "config")
+        build.check_optimised(inputs.reward, "config")
     decoding = method.decoding(config)
     code = keys.class_source(plugin.cls)
-    plain = PlanKit(suite, catalog, task)
+    plain = PlanBuilder(suite, catalog, task)
     start = plain.sft()
     baseline = _untrained(start, seed)
     is_trained = plugin.cls.train is not AlignmentMethod.train
@@ -303,12 +303,12 @@ def _completions(suite: Suite, policy: Stage, reference: Stage, per_prompt: int,
     return Stage("completions", options, {"policy": policy, "reference": reference})
 
 
-def _proxy(kit: PlanKit, inputs: Inputs) -> Stage | SourceRef:
+def _proxy(build: PlanBuilder, inputs: Inputs) -> Stage | SourceRef:
     """The reward a row optimised, or, for a row that optimised none, the suite's reward model."""
     if inputs.reward is not None:
         return inputs.reward
-    start = kit.sft()
-    return kit.reward_model(start, kit.comparisons(start))
+    start = build.sft()
+    return build.reward_model(start, build.comparisons(start))
 
 
 def _objective(inputs: Inputs) -> str | None:

@@ -124,7 +124,7 @@ def test_a_bug_keeps_its_traceback(alignbench, suite_file, tmp_path: Path) -> No
         "import alignbench\n"
         "class Buggy(alignbench.AlignmentMethod):\n"
         "    name = 'buggy'\n"
-        "    def recipe(self, config, kit): raise ZeroDivisionError\n"
+        "    def recipe(self, config, build): raise ZeroDivisionError\n"
         "@alignbench.hookimpl\n"
         "def alignbench_methods(): return [Buggy]\n"
     )
