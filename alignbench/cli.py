@@ -128,7 +128,7 @@ def check(
     list_: Annotated[bool, typer.Option("--list", help="print the checks, and the bugs each fails on")] = False,
 ) -> None:
     """Hold a method, a reward source or the harness against its contract. Exit code 1 if a check fails."""
-    from alignbench.testing.board import list_checks, run_checks
+    from alignbench.testing.report import list_checks, run_checks
 
     if list_:
         list_checks(console)
@@ -143,7 +143,7 @@ def check(
 @app.command()
 def fetch(names: Annotated[list[str] | None, typer.Argument(help="assets; default: all")] = None) -> None:
     """Fetch the model and the human ratings, verify them, keep them in the cache."""
-    from alignbench.store.assets import fetch as fetch_assets
+    from alignbench.assets.fetch import fetch as fetch_assets
 
     for name, folder in fetch_assets(names).items():
         console.print(f"{name}: {folder}", highlight=False, markup=False)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from alignbench import MethodConfig, hookspecs
+from alignbench.assets.fetch import asset_folder
+from alignbench.assets.toys import TOYS
 from alignbench.errors import UserError
 from alignbench.plugins import CONTRACTS, load_catalog
-from alignbench.store.assets import asset_folder
-from alignbench.store.toys import TOYS
 from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 from alignbench_ppo import PPO

@@ -6,26 +6,30 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+from alignbench.suite.keys import TENSOR_ROOMS
+
 ROOT = Path(__file__).parents[1]
 # Each room, and the rooms its imports name, at run time or for annotations; a room may always import itself.
 # The loader and the store come before the plan, which asks them; engine and feedback read frozen options of suite.spec.
 TABLE = {
     "errors": "",
     "api": "",
+    "rl": "",
     "hookspecs": "api",
     "__init__": "api errors hookspecs",
     "plugins": "api errors hookspecs",
     "store": "errors",
-    "suite": "__init__ api errors plugins store",
+    "assets": "errors store",
+    "suite": "__init__ api assets errors plugins",
     "engine": "api errors suite.machine suite.spec",
     "feedback": "api engine errors hookspecs suite.spec",
-    "tasks": "api engine errors feedback hookspecs store",
-    "scoring": "api engine errors store",
+    "tasks": "api assets engine errors feedback hookspecs store",
+    "scoring": "api engine errors rl store",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "scaffold": "errors hookspecs plugins",
-    "run": "api engine errors feedback plugins scoring store suite",
-    "testing": "api engine errors feedback plugins run scoring store suite",
-    "cli": "__init__ errors plugins report run scaffold store suite testing",
+    "run": "api assets engine errors feedback plugins scoring store suite",
+    "testing": "api assets engine errors feedback plugins run scoring store suite",
+    "cli": "__init__ assets errors plugins report run scaffold store suite testing",
     "docs": "api cli hookspecs plugins testing",
 }
 ORDER = tuple(TABLE)
@@ -80,16 +84,22 @@ def test_a_shipped_plugin_sees_the_public_names_alone() -> None:
         own = file.stem if file.stem != "__init__" else file.parent.name
         ours = {name for name in imported(file) if name.startswith("alignbench")}
         public = {name for name in ours if name == "alignbench" or name.count(".") == 1}
-        public |= {name for name in ours if name.startswith("alignbench.engine.")}
+        public |= {name for name in ours if name.startswith(("alignbench.engine.", "alignbench.rl."))}
         others = {name.split(".")[0] for name in ours} - {"alignbench"}
         assert ours - public == set(), file
         assert others == set(PLUGINS[own].split()), file
 
 
+def test_a_stages_key_covers_the_maths_that_a_plugin_may_import() -> None:
+    """What a plugin calls from the core is no part of the plugin's own digest."""
+    assert {"api", "engine", "rl.py"} <= set(TENSOR_ROOMS)
+    assert all((ROOT / "alignbench" / name).exists() for name in TENSOR_ROOMS)
+
+
 def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:
     """At the top of a file; inside a function, with the reason, it is fine."""
-    files = ("errors.py", "hookspecs.py", "plugins.py", "cli.py")
-    for name in (*files, "api", "store", "suite", "report", "tasks", "scaffold", "docs"):
+    files = ("errors.py", "rl.py", "hookspecs.py", "plugins.py", "cli.py")
+    for name in (*files, "api", "store", "assets", "suite", "report", "tasks", "scaffold", "docs"):
         path = ROOT / "alignbench" / name
         for file in [path] if path.is_file() else path.rglob("*.py"):
             top = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -114,12 +114,12 @@ def test_a_killed_publisher_leaves_nothing_visible_and_the_next_one_sweeps(store
 @pytest.mark.parametrize("step", ["fsync", "rename", "write_json"])
 def test_a_kill_while_sealing_leaves_a_whole_stage_or_none(store: Store, step: str) -> None:
     """The process dies at the first fsync, before the manifest, and before the rename that makes the stage visible."""
-    owner = {"fsync": "os", "rename": "Path", "write_json": "stages"}[step]
+    owner = {"fsync": "os", "rename": "Path", "write_json": "artefacts"}[step]
     child = start(
         store,
         f"""
         import os, signal
-        from alignbench.store import stages
+        from alignbench.store import artefacts
         with store.publish(KEY, {{}}) as folder:
             (folder / "whole").write_text("x")
             {owner}.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_a_stage_under_a_foreign_key_is_damage(store: Store) -> None:
 
 
 def test_a_newer_format_is_an_error_and_stays_where_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignbench.store.stages.FORMAT", 2)
+    monkeypatch.setattr("alignbench.store.artefacts.FORMAT", 2)
     place = publish(store)
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"manifest.json has format 2 and this alignbench reads up to 1; upgrade: pip"):

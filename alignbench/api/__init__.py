@@ -7,7 +7,7 @@ prompts, preferences and the gold reward. A method says what it trains from in `
 
 from alignbench.api.config import Config, MethodConfig, OptimizerConfig
 from alignbench.api.methods import NEEDS, AlignmentMethod, Decoding
-from alignbench.api.stages import Inputs, Kit, SourceRef, Stage, View, Work
+from alignbench.api.stages import Inputs, RecipeBuilder, SourceRef, Stage, View, Work
 from alignbench.api.tasks import (
     Demonstration,
     HeldOutPairs,
@@ -33,13 +33,13 @@ __all__ = [
     "HeldOutPairs",
     "HumanModel",
     "Inputs",
-    "Kit",
     "Labels",
     "MethodConfig",
     "NEEDS",
     "OptimizerConfig",
     "Pair",
     "PreferenceBatch",
+    "RecipeBuilder",
     "RewardSource",
     "Rollout",
     "Rubric",

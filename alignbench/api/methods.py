@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignbench.api.config import MethodConfig
-from alignbench.api.stages import Inputs, Kit
+from alignbench.api.stages import Inputs, RecipeBuilder
 from alignbench.api.trial import Trial
 
 if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
@@ -24,13 +24,13 @@ class AlignmentMethod(ABC):
     kl_knob: ClassVar[str | None] = None  # the option a sweep turns; larger trains nearer the reference
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
-    def recipe(self, config: Any, kit: Kit) -> Inputs:
+    def recipe(self, config: Any, build: RecipeBuilder) -> Inputs:
         """What the run starts from. Override it when the row differs from the others in more than its loss."""
-        start = kit.sft()
+        start = build.sft()
         return Inputs(
             start=start,
-            preferences=kit.comparisons(start) if "preferences" in self.needs else None,
-            reward=kit.reward(start) if "reward" in self.needs else None,
+            preferences=build.comparisons(start) if "preferences" in self.needs else None,
+            reward=build.reward(start) if "reward" in self.needs else None,
         )
 
     def train(self, trial: Trial, config: Any) -> None:  # noqa: B027

@@ -76,7 +76,7 @@ class Work(ABC):
         """Tell whoever watches."""
 
 
-class Kit(ABC):
+class RecipeBuilder(ABC):
     """Builds a recipe's stages. Equal calls give equal stages, so two methods that ask for the same thing share it."""
 
     @abstractmethod

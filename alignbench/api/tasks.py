@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from alignbench.api.config import Config
-from alignbench.api.stages import Kit, Stage
+from alignbench.api.stages import RecipeBuilder, Stage
 
 if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
     from torch import Tensor
@@ -132,8 +132,8 @@ class Task(ABC):
         """Real human preferences of the held-out split."""
 
     @abstractmethod
-    def gold(self, kit: Kit) -> Stage:
-        """The stage that fits the gold reward: `kit.stage(...)` of the task's own, or a reward model."""
+    def gold(self, build: RecipeBuilder) -> Stage:
+        """The stage that fits the gold reward: `build.stage(...)` of the task's own, or a reward model."""
 
     @abstractmethod
     def load_gold(self, folder: Path, base: Any) -> RewardSource:

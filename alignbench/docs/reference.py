@@ -29,7 +29,7 @@ MADE = {  # classes a plugin defines, and what the harness passes to their const
     "Task": "The harness calls the class with a validated `Config`.",
     "Decoding": "A method's `decoding` makes it.",
 }
-GIVEN = ("Trial", "Budget", "Kit", "Work")  # classes a plugin is handed
+GIVEN = ("Trial", "Budget", "RecipeBuilder", "Work")  # classes a plugin is handed
 TUPLES = ("TokenBatch", "PreferenceBatch", "Rollout", "ActorCritic", "Inputs", "SourceRef", "SourceRoom")
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropy and KL of the response tokens: pure functions of plain tensors.
+"""Log-probabilities and entropy of the response tokens: pure functions of plain tensors.
 
 Only response positions meet the vocabulary: N is their number in a batch, V the vocabulary. `spread` puts per-position
 values back in their (B, T) places, so that nothing downstream is shifted.
@@ -103,11 +103,6 @@ def logprobs_and_entropies(
 def token_logprobs(states: Tensor, labels: Tensor, product: Product, temperature: float = 1.0) -> Tensor:
     """(N,) log-probabilities alone, as above."""
     return logprobs_and_entropies(states, labels, product, temperature, has_entropy_gradient=False).logprobs
-
-
-def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """(N, V) log-probabilities of policy and reference -> (N,) KL(policy || reference), nats. Never clamped."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def spread(values: Tensor, is_response: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Bench:
         """One thread for a toy: a second only waits there, and would make its bits depend on the machine."""
         import torch
 
-        from alignbench.store.assets import resolve_model
+        from alignbench.assets.models import resolve_model
 
         before = torch.get_num_threads()
         weights = Path(resolve_model(self.plan.suite.model)).glob("*.safetensors")
@@ -97,9 +97,9 @@ class Bench:
     def engine(self) -> Engine:
         if self._engine is None:
             import_engine()
+            from alignbench.assets.models import resolve_model
             from alignbench.engine.device import resolve_device, resolve_dtype
             from alignbench.engine.resident import Engine
-            from alignbench.store.assets import resolve_model
 
             suite = self.plan.suite
             device = resolve_device(suite.device)

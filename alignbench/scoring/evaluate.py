@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from alignbench.api import Decoding, Pair, RewardSource, TokenBatch
-from alignbench.engine.logprobs import ROWS_PER_BLOCK, exact_kl, spread
+from alignbench.engine.logprobs import ROWS_PER_BLOCK, spread
 from alignbench.engine.resident import Resident
+from alignbench.rl import exact_kl, k1, k3
 
 
 class KL(NamedTuple):
     """Per sequence, summed over response tokens, nats; policy against reference."""
 
     exact: Tensor  # (B,) full-vocabulary KL at each sampled state
-    k1: Tensor  # (B,) sum of log p - log q
-    k3: Tensor  # (B,) sum of (q/p - 1) - log(q/p), Schulman 2020
+    k1: Tensor  # (B,) sum of rl.k1
+    k3: Tensor  # (B,) sum of rl.k3
 
 
 @torch.no_grad()
@@ -45,8 +46,8 @@ def measure_kl(policy: Resident, adapter: str | None, reference: Resident, token
 def _kl_rows(ours: Tensor, theirs: Tensor, labels: Tensor) -> KL:
     """(N, V) logits twice, (N,) sampled ids -> (N,) each estimator at one position."""
     log_p, log_q = torch.log_softmax(ours.float(), -1), torch.log_softmax(theirs.float(), -1)
-    log_ratio = (log_q - log_p).gather(-1, labels[:, None]).squeeze(-1)
-    return KL(exact_kl(log_p, log_q), -log_ratio, log_ratio.exp() - 1 - log_ratio)
+    sampled_p, sampled_q = (log.gather(-1, labels[:, None]).squeeze(-1) for log in (log_p, log_q))
+    return KL(exact_kl(log_p, log_q), k1(sampled_p, sampled_q), k3(sampled_p, sampled_q))
 
 
 def expected(values: Tensor, weights: Tensor) -> Tensor:

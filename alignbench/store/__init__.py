@@ -1,6 +1,6 @@
 """The only code that writes files people keep: stages under their content keys, single files whole or absent."""
 
-from alignbench.store.stages import (
+from alignbench.store.artefacts import (
     FORMAT,
     Store,
     read_json,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignbench.api import Kit, Rubric, SourceRef, Stage, Task, View, Work
+from alignbench.api import RecipeBuilder, Rubric, SourceRef, Stage, Task, View, Work
 from alignbench.errors import UserError
 from alignbench.plugins import Catalog, Plugin
 from alignbench.suite import keys
@@ -17,7 +17,7 @@ from alignbench.suite.spec import Comparisons, Suite
 HUMAN = "human"  # the comparisons that come with the task, already labelled by people
 
 
-class PlanKit(Kit):
+class PlanBuilder(RecipeBuilder):
     """Stages by the suite's options. One per row, because a row may replace its reward."""
 
     def __init__(
@@ -120,7 +120,7 @@ class PlanKit(Kit):
 
 def gold_of(suite: Suite, catalog: Catalog, task: Task) -> Stage:
     """The stage of the gold reward. A task's own stages see all of its data; no recipe is handed this builder."""
-    return task.gold(PlanKit(suite, catalog, task, view="scoring"))
+    return task.gold(PlanBuilder(suite, catalog, task, view="scoring"))
 
 
 def labellers(comparisons: Stage) -> str:

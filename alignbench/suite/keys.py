@@ -23,7 +23,7 @@ from alignbench.suite.machine import hardware
 FOREIGN = sys.stdlib_module_names | {"pydantic", "alignbench"}  # covered by versions and by `harness_source`
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 TENSOR_ROOMS = (
-    "api", "engine", "feedback", "tasks", "scoring/closed_form.py", "scoring/evaluate.py", "run/stages.py",
+    "api", "engine", "feedback", "tasks", "rl.py", "scoring/closed_form.py", "scoring/evaluate.py", "run/stages.py",
     "run/work.py",
 )  # fmt: skip
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from alignbench.api import AlignmentMethod, Inputs, MethodConfig, SourceRef, Stage, Task
+from alignbench.assets.models import model_digest
 from alignbench.errors import PluginError, UserError, in_words
 from alignbench.plugins import Catalog, Plugin
-from alignbench.store.assets import model_digest
 from alignbench.suite import keys, kinds
-from alignbench.suite.build import HUMAN, PlanKit, gold_of, labellers, present
+from alignbench.suite.build import HUMAN, PlanBuilder, gold_of, labellers, present
 from alignbench.suite.machine import hardware
 from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 from alignbench.suite.spec import Cell, Suite
@@ -194,19 +194,19 @@ def _laid_out(
     planned: PlannedCell,
 ) -> _Row:  # fmt: skip
     row, seed = suite.methods[cell.row], planned.seed
-    method, kit = plugin.cls(), PlanKit(suite, catalog, task, cell.row)
-    inputs = method.recipe(config, kit)
+    method, build = plugin.cls(), PlanBuilder(suite, catalog, task, cell.row)
+    inputs = method.recipe(config, build)
     for root in (inputs.start, inputs.preferences, inputs.reward):
         _refuse_scoring(plugin, root)
-    if row.reward is not None and not kit.was_asked_for_reward:
+    if row.reward is not None and not build.was_asked_for_reward:
         raise suite.error(
             f"'{row.method}' takes no reward from the suite; remove the key", "methods", cell.row, "reward"
         )
     if isinstance(inputs.reward, SourceRef) and row.reward is None:  # the recipe's own choice
-        kit.check_optimised(inputs.reward, "config")
+        build.check_optimised(inputs.reward, "config")
     decoding = method.decoding(config)
     code = keys.class_source(plugin.cls)
-    plain = PlanKit(suite, catalog, task)
+    plain = PlanBuilder(suite, catalog, task)
     start = plain.sft()
     baseline = _untrained(start, seed)
     is_trained = plugin.cls.train is not AlignmentMethod.train
@@ -274,12 +274,12 @@ def _completions(suite: Suite, policy: Stage, reference: Stage, per_prompt: int,
     return Stage("completions", options, {"policy": policy, "reference": reference})
 
 
-def _proxy(kit: PlanKit, inputs: Inputs) -> Stage | SourceRef:
+def _proxy(build: PlanBuilder, inputs: Inputs) -> Stage | SourceRef:
     """The reward a row optimised, or, for a row that optimised none, the suite's reward model."""
     if inputs.reward is not None:
         return inputs.reward
-    start = kit.sft()
-    return kit.reward_model(start, kit.comparisons(start))
+    start = build.sft()
+    return build.reward_model(start, build.comparisons(start))
 
 
 def _objective(inputs: Inputs) -> str | None:

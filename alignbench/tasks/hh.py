@@ -18,8 +18,8 @@ from alignbench import api
 from alignbench.api import (
     Demonstration,
     HeldOutPairs,
-    Kit,
     Pair,
+    RecipeBuilder,
     RewardSource,
     Rubric,
     Split,
@@ -99,8 +99,8 @@ class HH(Task):
     def held_out_pairs(self) -> HeldOutPairs:
         return HeldOutPairs(list(self.splits.held_out), None)
 
-    def gold(self, kit: Kit) -> Stage:
-        return kit.reward_model(None, kit.stage("gold_pairs", save_gold_pairs, {}))
+    def gold(self, build: RecipeBuilder) -> Stage:
+        return build.reward_model(None, build.stage("gold_pairs", save_gold_pairs, {}))
 
     def load_gold(self, folder: Path, base: Any) -> RewardSource:
         from alignbench.feedback.reward_model import RewardModel

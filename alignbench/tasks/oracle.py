@@ -30,8 +30,8 @@ from alignbench import api
 from alignbench.api import (
     Demonstration,
     HeldOutPairs,
-    Kit,
     Pair,
+    RecipeBuilder,
     RewardSource,
     Rubric,
     Split,
@@ -39,7 +39,7 @@ from alignbench.api import (
     Task,
     Work,
 )
-from alignbench.store.toys import LETTERS
+from alignbench.assets.toys import LETTERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,9 +101,9 @@ class Oracle(Task):
         likelier = sum(table[p.prompt, p.chosen] > table[p.prompt, p.rejected] for p in pairs)
         return HeldOutPairs(pairs, likelier / len(pairs))
 
-    def gold(self, kit: Kit) -> Stage:
+    def gold(self, build: RecipeBuilder) -> Stage:
         options = {name: getattr(self.config, name) for name in RewardConfig.model_fields}
-        return kit.stage("gold", save_table, {}, **options)
+        return build.stage("gold", save_table, {}, **options)
 
     def load_gold(self, folder: Path, base: Any) -> RewardSource:
         return OracleReward(self._reward_config())

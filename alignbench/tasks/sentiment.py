@@ -28,8 +28,8 @@ from alignbench.api import (
     Demonstration,
     HeldOutPairs,
     HumanModel,
-    Kit,
     Pair,
+    RecipeBuilder,
     RewardSource,
     Rubric,
     Split,
@@ -37,7 +37,7 @@ from alignbench.api import (
     Task,
     Work,
 )
-from alignbench.store.assets import asset_folder
+from alignbench.assets.fetch import asset_folder
 from alignbench.tasks import ratings
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Sentiment(Task):
         pairs = ratings.human_pairs(held_out, len(held_out) // 2, self.data_seed, self.config.min_gap)
         return HeldOutPairs(pairs, ratings.human_accuracy(held_out, pairs))
 
-    def gold(self, kit: Kit) -> Stage:
-        return kit.stage("gold", fit_rater, {}, depths=list(DEPTHS))
+    def gold(self, build: RecipeBuilder) -> Stage:
+        return build.stage("gold", fit_rater, {}, depths=list(DEPTHS))
 
     def load_gold(self, folder: Path, base: Any) -> RewardSource:
         return Rater.load(folder, base)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from alignbench.api import AlignmentMethod, Config, OptimizerConfig, RewardSource
+from alignbench.assets.models import resolve_model
 from alignbench.engine.device import isolated
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Engine, Resident
@@ -26,7 +27,6 @@ from alignbench.feedback.checked import Checked
 from alignbench.plugins import Catalog, Plugin
 from alignbench.run.work import LiveWork
 from alignbench.store import Store
-from alignbench.store.assets import resolve_model
 from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import Lora
 from alignbench.testing.texts import COMPLETIONS, PROMPTS

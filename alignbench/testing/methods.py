@@ -19,7 +19,7 @@ from alignbench.engine.device import isolated
 from alignbench.run.stages import open_trial
 from alignbench.run.work import LiveWork
 from alignbench.store import Store
-from alignbench.suite.build import PlanKit
+from alignbench.suite.build import PlanBuilder
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import Suite
 from alignbench.testing.configs import noting_reads, variations
@@ -179,7 +179,7 @@ def _(lab: MethodLab) -> None:
     held_out = "the held-out prompt of this check"
     with lab.with_held_out(held_out).opened(lab.calm()) as (trial, *_):
         for path, thing in _reachable(trial):
-            if isinstance(thing, RewardSource | Task | Work | Suite | Plan | PlanKit | Store):
+            if isinstance(thing, RewardSource | Task | Work | Suite | Plan | PlanBuilder | Store):
                 raise Unmet(f"{path} is a {type(thing).__name__}")
             if isinstance(thing, str) and held_out in thing:
                 raise Unmet(f"{path} holds a held-out prompt")

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def data(request: pytest.FixtureRequest) -> Any:
-    from alignbench.store.assets import resolve_model
+    from alignbench.assets.models import resolve_model
     from benchmarks.perf.data import MODEL, load
 
     return load(resolve_model(MODEL), request.config.getoption("--pairs"), rows=ROWS)
@@ -43,8 +43,8 @@ def data(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(scope="session")
 def base(request: pytest.FixtureRequest, data: Any) -> dict[str, Any]:
     """What every work is told."""
+    from alignbench.assets.models import resolve_model
     from alignbench.engine.device import resolve_device, resolve_dtype
-    from alignbench.store.assets import resolve_model
     from benchmarks.perf.data import LONGEST, MODEL
 
     device = resolve_device("auto")

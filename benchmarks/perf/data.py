@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from transformers import AutoTokenizer
 
 from alignbench.api import Pair
-from alignbench.store.assets import asset_folder
+from alignbench.assets.fetch import asset_folder
 from alignbench.tasks import ratings
 from alignbench.tasks.pairs import load_pairs
 

@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 import alignbench
 from alignbench import AlignmentMethod, MethodConfig, TokenBatch, Trial
+from alignbench.rl import adapted, clipped_policy_loss, clipped_value_loss, gae, k1, mean_over, token_rewards, whiten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +114,7 @@ def collect(
     if config.whiten_rewards:
         rewards = whiten(rewards, is_response, keep_mean=True)
     advantages, returns = gae(rewards, values, is_response, config.gamma, config.lam)
-    kl_nats = float((logprobs - reference).sum(1).mean())
+    kl_nats = float(k1(logprobs, reference).sum(1).mean())
     trial.log(reward=scores.mean(), kl_nats_k1=kl_nats, kl_coef=kl_coef, eos_rate=rollout.is_ended.float().mean())
     return Episodes(rollout.tokens, logprobs, values, whiten(advantages, is_response), returns), kl_nats
 
@@ -157,68 +158,6 @@ def _step(trial: Trial, part: Episodes, value_head: Any, config: PPO.Config) -> 
 
 def _value_loss(values: Tensor, part: Episodes, config: PPO.Config) -> Tensor:
     return clipped_value_loss(values, part.values, part.returns, part.tokens.is_response, config.cliprange_value)
-
-
-# ------------------------------------------------------------------------------------------------------- pure functions
-
-
-def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, is_response: Tensor, kl_coef: float) -> Tensor:
-    """(B,) scores and (B, T) log-probabilities -> (B, T): -kl_coef (log p - log p_ref) on each response token, and the
-    score on the last one (Ziegler et al. eq. 2, spread over tokens)."""
-    rewards = -kl_coef * (logprobs - reference) * is_response
-    columns = is_response.shape[1]
-    last = columns - 1 - is_response.flip(1).int().argmax(1)  # (B,)
-    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
-
-
-def gae(rewards: Tensor, values: Tensor, is_response: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """(B, T) rewards, values -> (B, T) advantages, returns; zero outside responses (Schulman et al. 2016, eq. 16).
-
-    The value after the last response token is 0: the episode is over there, whether by end of sequence or by length.
-    """
-    advantages = rewards.new_zeros(rewards.shape)
-    values = values * is_response
-    ahead, next_value = rewards.new_zeros(len(rewards)), rewards.new_zeros(len(rewards))
-    for t in reversed(range(rewards.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        ahead = (delta + gamma * lam * ahead) * is_response[:, t]
-        advantages[:, t] = ahead
-        next_value = values[:, t]
-    return advantages, (advantages + values) * is_response
-
-
-def mean_over(values: Tensor, is_counted: Tensor) -> Tensor:
-    """Mean of (B, T) values over the True places."""
-    return (values * is_counted).sum() / is_counted.sum()
-
-
-def whiten(values: Tensor, is_counted: Tensor, keep_mean: bool = False) -> Tensor:
-    """(B, T) -> (B, T) of unit variance, and zero mean unless kept, over all True places of the batch; 0 elsewhere."""
-    mean = mean_over(values, is_counted)
-    count = is_counted.sum()
-    variance = mean_over((values - mean) ** 2, is_counted) * count / (count - 1)  # unbiased
-    whitened = (values - mean) * (variance + 1e-8).rsqrt()
-    return (whitened + mean if keep_mean else whitened) * is_counted
-
-
-def clipped_policy_loss(ratio: Tensor, advantages: Tensor, is_response: Tensor, cliprange: float) -> Tensor:
-    """Schulman et al. 2017, eq. 7, negated; mean over response tokens."""
-    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
-    return mean_over((-advantages * ratio).maximum(-advantages * clipped), is_response)
-
-
-def clipped_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, is_response: Tensor, cliprange_value: float
-) -> Tensor:
-    """Half the squared error of the value or of its clipped change, whichever is larger; mean over response tokens."""
-    clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
-    return 0.5 * mean_over(((values - returns) ** 2).maximum((clipped - returns) ** 2), is_response)
-
-
-def adapted(kl_coef: float, kl_nats: float, target: float, episodes: int, horizon: int) -> float:
-    """Ziegler et al. section 2.2: proportional control in log space, the error clipped to 0.2."""
-    error = min(max(kl_nats / target - 1, -0.2), 0.2)
-    return kl_coef * (1 + error * episodes / horizon)
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

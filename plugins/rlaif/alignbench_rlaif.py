@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 import alignbench
-from alignbench import AlignmentMethod, Inputs, Kit, SourceRef
+from alignbench import AlignmentMethod, Inputs, RecipeBuilder, SourceRef
 from alignbench_ppo import PPO
 
 
@@ -23,11 +23,11 @@ class RLAIF(PPO):
         judge: dict[str, Any] = Field(default_factory=dict)  # options of the `judge` source
         direct: bool = False  # optimise the judge's score instead of a reward model fitted to its labels
 
-    def recipe(self, config: Config, kit: Kit) -> Inputs:
-        start, judge = kit.sft(), SourceRef("judge", config.judge)
+    def recipe(self, config: Config, build: RecipeBuilder) -> Inputs:
+        start, judge = build.sft(), SourceRef("judge", config.judge)
         if config.direct:
             return Inputs(start, reward=judge)
-        return Inputs(start, reward=kit.reward_model(start, kit.compare(kit.samples(start), judge)))
+        return Inputs(start, reward=build.reward_model(start, build.compare(build.samples(start), judge)))
 
 
 @alignbench.hookimpl

@@ -1,11 +1,11 @@
-"""Log-probabilities, entropies and KL against autograd, torch.distributions and numbers by hand."""
+"""Log-probabilities and entropies against autograd, torch.distributions and numbers by hand."""
 
 import math
 
 import pytest
 import torch
 
-from alignbench.engine.logprobs import Logits, before, exact_kl, logprobs_and_entropies, spread, token_logprobs
+from alignbench.engine.logprobs import Logits, before, logprobs_and_entropies, spread, token_logprobs
 from alignbench.engine.products import Plain
 
 
@@ -157,21 +157,6 @@ def test_bfloat16_logits_are_read_in_float32_and_get_their_own_dtype_back(logits
     assert nats.logprobs.dtype == torch.float32
     assert leaf.grad.dtype == torch.bfloat16
     torch.testing.assert_close(nats.logprobs, torch.log_softmax(leaf.detach().float(), -1)[range(7), LABELS])
-
-
-def test_exact_kl_is_that_of_torch_distributions_and_has_a_direction(logits):
-    other = logits.flip(0)
-    p, q = (
-        torch.distributions.Categorical(logits=logits.double()),
-        torch.distributions.Categorical(logits=other.double()),
-    )
-    ours = exact_kl(logits.log_softmax(-1), other.log_softmax(-1)).double()
-    torch.testing.assert_close(ours, torch.distributions.kl_divergence(p, q), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(ours, torch.distributions.kl_divergence(q, p), rtol=0.01)
-
-
-def test_exact_kl_of_a_distribution_from_itself_is_exactly_zero(logits):
-    assert exact_kl(logits.log_softmax(-1), logits.log_softmax(-1)).tolist() == [0.0] * 7
 
 
 IS_RESPONSE = torch.tensor([[False, False, True, True, False], [False, True, True, True, True]])

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, PositiveFloat, field_validator
 from safetensors.torch import save_file
 
 import alignbench
-from alignbench import AlignmentMethod, Config, Inputs, Kit, MethodConfig, RewardSource, Trial
+from alignbench import AlignmentMethod, Config, Inputs, MethodConfig, RecipeBuilder, RewardSource, Trial
 from alignbench.errors import UserError
 
 BREAKS: dict[str, str] = {}  # plugin -> the check that must fail on it
@@ -52,8 +52,8 @@ class Sound(AlignmentMethod):
 class Undeclared(Sound):
     needs = frozenset()
 
-    def recipe(self, config: Any, kit: Kit) -> Inputs:
-        return Inputs(start := kit.sft(), preferences=kit.comparisons(start))
+    def recipe(self, config: Any, build: RecipeBuilder) -> Inputs:
+        return Inputs(start := build.sft(), preferences=build.comparisons(start))
 
 
 @breaks("config_survives_yaml")

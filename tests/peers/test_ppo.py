@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from alignbench.engine.logprobs import Logits, logprobs_and_entropies, spread
-from alignbench_ppo import clipped_policy_loss, clipped_value_loss, gae, mean_over, token_rewards, whiten
+from alignbench.rl import clipped_policy_loss, clipped_value_loss, gae, mean_over, token_rewards, whiten
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ppo.json").read_text())
 close = {"atol": 1e-5, "rtol": 1e-5}

@@ -124,7 +124,7 @@ def test_a_recipe_that_raises_fails_its_row_and_names_the_plugin(alignbench, sui
         "import alignbench\n"
         "class Buggy(alignbench.AlignmentMethod):\n"
         "    name = 'buggy'\n"
-        "    def recipe(self, config, kit): raise ZeroDivisionError\n"
+        "    def recipe(self, config, build): raise ZeroDivisionError\n"
         "@alignbench.hookimpl\n"
         "def alignbench_methods(): return [Buggy]\n"
     )

@@ -84,16 +84,16 @@ def Poisoning(self, trial, config):
 
 class Misplanned(Bad):
     name = "misplanned"
-    def recipe(self, config, kit):
+    def recipe(self, config, build):
         raise ZeroDivisionError("in the recipe")
 
 class Peeking(Bad):
     name = "peeking"
     def train(self, trial, config):
         raise AssertionError("its own stage came first")
-    def recipe(self, config, kit):
-        start = kit.sft()
-        return alignbench.Inputs(start=start, preferences=kit.stage("peek", peek, {}))
+    def recipe(self, config, build):
+        start = build.sft()
+        return alignbench.Inputs(start=start, preferences=build.stage("peek", peek, {}))
 
 def peek(work):
     work.task.prompts("eval")

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from alignbench.assets.toys import TOYS, build_toy
 from alignbench.engine.resident import Resident
 from alignbench.engine.trial import sample_texts
 from alignbench.errors import UserError
 from alignbench.scoring import closed_form as exact
 from alignbench.scoring.evaluate import measure_kl
-from alignbench.store.toys import TOYS, build_toy
 from alignbench.suite.spec import Lora
 from alignbench.tasks.oracle import COMPLETIONS, MAX_NEW_TOKENS, PROMPTS, OracleReward, RewardConfig
 

@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignbench.api import SourceRoom
+from alignbench.assets.toys import END, TOYS, build_toy
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Resident
 from alignbench.engine.supervised import fit_supervised
 from alignbench.engine.trial import sample_texts
 from alignbench.feedback.judge import Judge
 from alignbench.scoring.closed_form import completion_logprobs, total_variation
-from alignbench.store.toys import END, TOYS, build_toy
 from alignbench.suite.spec import Lora, Training
 from alignbench.tasks.oracle import (
     COMPLETIONS,

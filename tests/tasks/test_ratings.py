@@ -8,8 +8,8 @@ import statistics
 import pytest
 
 from alignbench.api import Pair
+from alignbench.assets.fetch import asset_folder
 from alignbench.errors import UserError
-from alignbench.store.assets import asset_folder
 from alignbench.tasks.ratings import (
     Sentence,
     SplitSizes,

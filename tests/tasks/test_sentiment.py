@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from alignbench.assets.fetch import asset_folder
 from alignbench.errors import UserError
-from alignbench.store.assets import asset_folder
 from alignbench.tasks import sentiment
 from alignbench.tasks.ratings import Sentence
 from alignbench.tasks.sentiment import Rater, Sentiment

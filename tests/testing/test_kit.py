@@ -16,8 +16,8 @@ from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
 from alignbench.suite.spec import Suite
 from alignbench.testing import TRAPS, BoundCheck, CheckFailure, all_checks, checks_for, parametrize_checks
-from alignbench.testing.board import list_checks, run_checks
 from alignbench.testing.kit import SPEED_VARIABLE, check
+from alignbench.testing.report import list_checks, run_checks
 from alignbench.testing.sessions import session
 
 TOYS = "mutants.toys"

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 import alignbench
-from alignbench import AlignmentMethod, Config, Inputs, Kit, Rubric, SourceRef, UserError, Work
+from alignbench import AlignmentMethod, Config, Inputs, RecipeBuilder, Rubric, SourceRef, UserError, Work
 from alignbench_ppo import PPO
 
 TOKENS_PER_CRITIQUE = 24
@@ -50,16 +50,16 @@ class ConstitutionalAI(PPO):
         num_revisions: PositiveInt = 1  # rounds of critique and revision
         num_prompts: PositiveInt = 128  # label prompts that are answered and revised
 
-    def recipe(self, config: Config, kit: Kit) -> Inputs:
-        principles = load_constitution(config.constitution, kit.rubric).principles
+    def recipe(self, config: Config, build: RecipeBuilder) -> Inputs:
+        principles = load_constitution(config.constitution, build.rubric).principles
         articles = [p.model_dump() for p in principles]
-        revisions = kit.stage(
-            "revisions", revise, {"start": kit.sft()}, principles=articles, num_revisions=config.num_revisions,
+        revisions = build.stage(
+            "revisions", revise, {"start": build.sft()}, principles=articles, num_revisions=config.num_revisions,
             num_prompts=config.num_prompts,
         )  # fmt: skip
-        start = kit.sft(revisions, on=kit.sft())
+        start = build.sft(revisions, on=build.sft())
         judge = SourceRef("judge", {"guidelines": [p.preference for p in principles]})
-        return Inputs(start, reward=kit.reward_model(start, kit.compare(kit.samples(start), judge)))
+        return Inputs(start, reward=build.reward_model(start, build.compare(build.samples(start), judge)))
 
 
 def load_constitution(source: str | None, rubric: Rubric) -> Constitution:

@@ -17,16 +17,10 @@ from alignbench.api import Config, RewardSource, TokenBatch
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Resident
 from alignbench.engine.trial import POLICY, LiveTrial
+from alignbench.rl import clipped_policy_loss, clipped_value_loss, mean_over
 from alignbench.scoring.evaluate import measure_kl
 from alignbench.suite.spec import Lora
-from alignbench_ppo import (
-    PPO,
-    clipped_policy_loss,
-    clipped_value_loss,
-    collect,
-    mean_over,
-    optimise,
-)
+from alignbench_ppo import PPO, collect, optimise
 
 
 class Characters(RewardSource):
@@ -109,6 +103,15 @@ def test_the_first_minibatchs_policy_loss_is_minus_its_mean_advantage(trial_of) 
     half_square = 0.5 * float(mean_over(episodes.returns[part] ** 2, is_response))
     assert seen["value_loss"] == pytest.approx(half_square, rel=1e-4)  # the value is 0 everywhere
     assert seen["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("whiten_rewards", [False, True])
+def test_a_round_of_one_episode_of_one_token_trains_on_finite_numbers(trial_of, whiten_rewards: bool) -> None:
+    config = PPO.Config(rollout_batch_size=1, num_ppo_epochs=2, whiten_rewards=whiten_rewards)
+    trial = trial_of(config, max_steps=4, max_new_tokens=1)
+    PPO().train(trial, config)
+    assert trial.budget.used == 4
+    assert all(math.isfinite(value) for row in trial.history for value in row.values())
 
 
 def test_each_epoch_reads_each_episode_once_in_another_order(trial_of) -> None:

@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from alignbench.store.assets import model_digest, resolve_model
-from alignbench.store.toys import TOYS, build_toy
+from alignbench.assets.models import model_digest, resolve_model
+from alignbench.assets.toys import TOYS, build_toy
 
 
 @pytest.fixture(autouse=True)
@@ -49,5 +49,5 @@ def test_the_two_shapes_and_another_recipe_have_digests_of_their_own(monkeypatch
     llama, gpt2 = map(model_digest, TOYS)
     assert llama != gpt2
     built = resolve_model(TOYS[0]).stat().st_ino
-    monkeypatch.setattr("alignbench.store.assets.recipe_sha256", lambda: "0" * 64)
+    monkeypatch.setattr("alignbench.assets.models.recipe_sha256", lambda: "0" * 64)
     assert resolve_model(TOYS[0]).stat().st_ino != built  # made anew, though its files are whole

