@@ -68,14 +68,21 @@ def plan(
     suite: SuiteName,
     plugin: PluginModules = None,
     json_: Annotated[bool, typer.Option("--json", help="print the plan as data, for `alignbench stage`")] = False,
+    export: Annotated[
+        Literal["slurm", "jsonl"] | None, typer.Option(help="write plan.json and a job per missing stage")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="folder that receives what --export writes")] = Path("jobs"),
 ) -> None:
     """Print the stages of a suite, which of them are cached, and an estimate of the time the rest takes."""
+    from alignbench.run.export import export as export_jobs
     from alignbench.run.preview import plan_table
     from alignbench.store import Store
 
     made = _plan(suite, plugin)
     if json_:
         print(json.dumps(made.to_dict(), indent=1))
+    elif export is not None:
+        console.print(f"{export_jobs(made, Store(), output, export)} written", highlight=False, markup=False)
     else:
         console.print(plan_table(made, Store()))
 
