@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -223,6 +224,11 @@ def main() -> None:
         code = 2
     except SystemExit as end:
         code = end.code
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _complain("no space left on the disk; free some and run again: every finished stage is kept")
+        code = 2
     problem = finish_streams()
     if problem:
         _complain(problem)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from alignbench.errors import UserError, nearest
+from alignbench.errors import UserError, nearest, printable
 
 M = TypeVar("M", bound=BaseModel)
 Loc = tuple[str | int, ...]  # a key path: ("methods", 2, "config")
@@ -73,9 +73,9 @@ class _Loader(yaml.SafeLoader):
             problem = f"{shown(node.value)} would be read as a number in base 60; quote it if it is text"
             raise self._refused(node, loc, problem)
         if isinstance(value, int) and abs(value) >= 2**63:
-            raise self._refused(node, loc, f"should be a number of at most 18 digits, got {shown(node.value)}")
+            raise self._refused(node, loc, f"should be a number of at most 18 digits, got {printable(node.value, 20)}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise self._refused(node, loc, f"should be a finite number, got {shown(node.value)}")
+            raise self._refused(node, loc, f"should be a finite number, got {printable(node.value, 60)}")
         return value
 
     def _item(self, key: yaml.Node, value: yaml.Node, loc: Loc) -> tuple[str, Any]:
