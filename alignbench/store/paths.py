@@ -19,6 +19,8 @@ def home() -> Path:
 def expanded(path: str) -> Path:
     """With `~` written out. UserError if nobody knows where that is, as for a user without a home."""
     try:
+        if path.startswith("~/") and os.environ.get("HOME") == "":  # it would be the root of the disk
+            raise RuntimeError
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(
