@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shlex
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignbench import __version__
-from alignbench.errors import Interrupted, PluginError, UserError, printable
+from alignbench.cache_cli import cache
+from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
+from alignbench.terminal import add_current_folder, finish_streams, leave_current_folder, open_streams
 
 # Set before any library reads them: no telemetry, and no bars or warnings of theirs across ours.
 for _name, _value in {
@@ -32,7 +36,11 @@ app = typer.Typer(
     help="Compare alignment methods for language models.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-console = Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 200)  # a pipe has no width
+app.add_typer(cache, name="cache")
+_has_width = (sys.stdout is not None and sys.stdout.isatty()) or os.environ.get("COLUMNS")
+console = Console(width=None if _has_width else 200)  # a pipe has none
+
+CELL = 200  # characters of a cell that a plugin's author wrote
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
 PluginModules = Annotated[
@@ -50,17 +58,20 @@ def run(
     memory: Annotated[float | None, typer.Option(min=0.1, help="GiB a stage may hold; default: most of it")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="show what is done so far; compute nothing")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="in this process; stop at the first failure")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace a published table that has fewer failures")] = False,
 ) -> None:
     """Train and score every row of a suite, reuse what is cached, and print the table."""
+    from alignbench.report.table import check_writable
     from alignbench.run.command import run_suite
     from alignbench.run.crew import memory_limit
 
     plan = _plan(suite, plugin)
+    check_writable(results / plan.suite.name)
     limit = memory_limit() if memory is None else int(memory * 2**30)
     outcome = run_suite(
         plan, console, slots=workers, timeout=timeout, memory=limit, is_strict=strict, is_collecting=collect
     )
-    _publish(plan, outcome, results)
+    _publish(plan, outcome, results, force)
 
 
 @app.command()
@@ -121,7 +132,8 @@ def plugins(plugin: PluginModules = None) -> None:
     for kind, found in kinds:
         for name, entry in sorted(found.items()):
             needs = ", ".join(sorted(getattr(entry.cls, "needs", ()))) or getattr(entry.cls, "labels", "")
-            table.add_row(*map(escape, (kind, name, needs, entry.distribution, entry.version, entry.cls.summary)))
+            cells = (kind, name, needs, entry.distribution, entry.version, entry.cls.summary)
+            table.add_row(*(escape(printable(str(cell), CELL)) for cell in cells))
     console.print(table)
     for failure in catalog.failures:
         _complain(f"failed to load: {failure}")
@@ -198,6 +210,8 @@ def version() -> None:
 def _catalog(modules: list[str] | None):  # type: ignore[no-untyped-def]  # Catalog's module is imported late
     from alignbench.plugins import load_catalog
 
+    if modules:
+        add_current_folder()
     catalog = load_catalog(modules or ())
     for failure in catalog.failures:
         if failure.entry_point in (modules or ()):  # asked for by name, so not passed over as an installed one would be
@@ -212,13 +226,13 @@ def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]
     return make_plan(load_suite(find_suite(name)), _catalog(modules), modules or ())
 
 
-def _publish(plan: Any, outcome: Any, results: Path) -> None:
+def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     """Write the results, print the table, and end with the run's exit code."""
     from alignbench.report.fitting import fitting
     from alignbench.report.table import to_rich, write_results
 
     evaluation = plan.suite.evaluation
-    write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap)
+    write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap, force)
     table = to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
     for part in fitting(table, console):
         console.print(part)
@@ -233,25 +247,40 @@ def _publish(plan: Any, outcome: Any, results: Path) -> None:
 
 
 def _complain(text: str) -> None:
-    print(f"alignbench: {printable(text)}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it
+        print(f"alignbench: {printable(text)}", file=sys.stderr)
 
 
 def main() -> None:
     """Entry point: a user's or a plugin's mistake is one line and exit code 2; a bug keeps its traceback."""
-    sys.path.insert(0, str(Path.cwd()))  # for --plugin, whose module may lie beside the suite
+    leave_current_folder()
+    open_streams()
     warnings.simplefilter("ignore")  # of libraries; our own come through the filter below
     warnings.filterwarnings("default", module=r"alignbench.*")
     # The engine packs a batch into one row, with no padding to mask; transformers takes an end token there for padding.
     logging.getLogger("transformers.modeling_utils").addFilter(lambda said: "attention_mask" not in said.getMessage())
     warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
+    code: Any = 0
     try:
         app()
     except Interrupted as end:
         _complain(str(end))
-        sys.exit(end.exit_code)
+        code = end.exit_code
     except (UserError, PluginError) as error:
-        _complain(str(error))
-        sys.exit(2)
+        _complain(in_words(error))
+        code = 2
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _complain("no space left on the disk; free some and run again: every finished stage is kept")
+        code = 2
+    problem = finish_streams()
+    if problem:
+        _complain(problem)
+        code = code or 2
+    sys.exit(code or (1 if problem == "" else 0))
 
 
 if __name__ == "__main__":

@@ -32,20 +32,29 @@ class Interrupted(Exception):  # noqa: N818  (it is no error)
         self.exit_code = exit_code
 
 
-def printable(text: str) -> str:
-    """The text with a space for every control character: a terminal would obey them, whoever wrote them."""
-    return "".join(c if c.isprintable() else " " for c in text)
+LONGEST = 2000  # characters of one line: whoever wrote it, it must not fill the screen
 
 
-def in_words(error: BaseException, with_type: bool = True) -> str:
-    """Type and message on one line, whatever the message is made of."""
+def printable(text: str, limit: int = LONGEST) -> str:
+    """The text on one line, cut after `limit` characters: a terminal would obey control and text-direction characters,
+    whoever wrote them, so each becomes a space; half a character, which no encoding can write, becomes '?'."""
+    kept = "".join(c if c.isprintable() else "?" if "\ud800" <= c <= "\udfff" else " " for c in text[:limit])
+    return kept if len(text) <= limit else f"{kept}... (and {len(text) - limit} more characters)"
+
+
+def in_words(error: BaseException) -> str:
+    """An exception as one printable line: its type and what it says, or what it says alone if it is one of ours.
+
+    Never raises: the exception may be a stranger's, and one that cannot say itself must not end the program.
+    """
+    name = printable(type(error).__name__, 100)
     try:
-        text = " ".join(str(error).encode("utf-8", "replace").decode().split())
-    except Exception:  # a plugin's exception may fail in its own __str__
-        text = "(its message cannot be shown)"
-    if not with_type:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        said = printable(" ".join(str(error).split()))
+    except (Exception, SystemExit):
+        return f"{name} (its message cannot be shown)"
+    if isinstance(error, UserError | PluginError) and said:
+        return said
+    return f"{name}: {said}" if said else name
 
 
 def nearest(seen: str, allowed: Iterable[str]) -> str:

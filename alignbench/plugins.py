@@ -24,7 +24,7 @@ import pluggy
 
 from alignbench import hookspecs
 from alignbench.api import NEEDS, AlignmentMethod, Config, MethodConfig, RewardSource, Task
-from alignbench.errors import UserError, nearest
+from alignbench.errors import UserError, in_words, nearest, printable
 
 Kind = Literal["method", "source", "task"]
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def _load(entry: _Entry) -> Iterator[Plugin[Any] | Failure]:
         yield entry.failure(str(error))
         return
     except (Exception, SystemExit) as error:  # SystemExit: a module that calls sys.exit must not end ours
-        yield entry.failure(f"{_said(error)}; the traceback: python -c 'import {entry.module}'")
+        yield entry.failure(f"{in_words(error)}; the traceback: python -c 'import {entry.module}'")
         return
 
     strays = list(_stray_hooks(module, manager))
@@ -189,15 +189,15 @@ def _load(entry: _Entry) -> Iterator[Plugin[Any] | Failure]:
         try:
             offered = function()
         except (Exception, SystemExit) as error:
-            yield entry.failure(f"{hook} raised {_said(error)}")
+            yield entry.failure(f"{hook} raised {in_words(error)}")
             continue
         if not isinstance(offered, list):
-            yield entry.failure(f"{hook} returned {offered!r}; a list of classes is allowed")
+            yield entry.failure(f"{hook} returned {_seen(offered)}; a list of classes is allowed")
             continue
         for cls in offered:
             contract = CONTRACTS[hook]
             if breach := _breach(cls, contract):
-                label = cls.__name__ if isinstance(cls, type) else repr(cls)
+                label = cls.__name__ if isinstance(cls, type) else _seen(cls)
                 yield entry.failure(f"{hook} offers {label}: {breach}", str(getattr(cls, "name", "")))
             else:
                 yield Plugin(cls.name, cls, entry.distribution, entry.version, contract.kind, entry.module)
@@ -231,7 +231,9 @@ def _breach(cls: Any, contract: _Contract) -> str | None:
     if name is None:
         return f'it has no name; add `name = "{cls.__name__.lower()}"`'
     if not (isinstance(name, str) and NAME.fullmatch(name)):
-        return f"name {name!r} is not lower-case letters, digits, '-', '_' and '.'"
+        return f"name {_seen(name)} is not lower-case letters, digits, '-', '_' and '.'"
+    if not isinstance(summary := getattr(cls, "summary", ""), str):
+        return f"summary is {_seen(summary)}; text is allowed"
     if missing := getattr(cls, "__abstractmethods__", None):
         return f"it does not define {', '.join(sorted(missing))}"
     try:
@@ -242,7 +244,7 @@ def _breach(cls: Any, contract: _Contract) -> str | None:
         return f"Config is not a subclass of {contract.config.__name__}"
     if issubclass(cls, AlignmentMethod):
         if not isinstance(cls.needs, Set):
-            return f"needs is {cls.needs!r}; a set is allowed"
+            return f"needs is {_seen(cls.needs)}; a set is allowed"
         if unknown := sorted(map(str, cls.needs - NEEDS)):
             return f"needs names '{unknown[0]}': {nearest(unknown[0], NEEDS)}"
         options, knob = cls.Config.model_fields, cls.kl_knob
@@ -263,9 +265,13 @@ def _bare(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.lower()).removeprefix("module ").removeprefix("alignbench-")
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
+
+
+def _seen(value: Any) -> str:
+    """A stranger's value, short; its own repr may fail."""
+    try:
+        return printable(repr(value), 200)
+    except Exception as error:
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"

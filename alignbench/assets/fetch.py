@@ -87,7 +87,8 @@ def _run_pip(arguments: list[str], scratch: Path, on_poll: Callable[[], object])
     """Exit status and output of pip, which offers no machine-readable progress; `on_poll` is called while it runs."""
     scratch.mkdir()
     log = scratch / "pip.log"
-    command = [sys.executable, "-m", "pip", *arguments, "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    quiet = ["--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    command = [sys.executable, "-P", "-m", "pip", *arguments, *quiet]
     with log.open("wb") as output:
         # pip writes into TMPDIR first; there its growth can be seen and nothing outlives a kill
         environment = os.environ | {"TMPDIR": str(scratch)}

@@ -8,11 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from alignbench.errors import UserError
+from alignbench.store.locks import flocked
 from alignbench.store.paths import home
 
 MANIFEST = "asset.json"
@@ -22,13 +24,17 @@ def kept(name: str, source_sha256: str, fill: Callable[[Path], dict[str, str]]) 
     """The asset's folder. Unless it is whole and of this source, `fill` makes it anew in an empty folder and says what
     it is made of; of two processes one waits for the other."""
     root = home() / "assets"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {root} ({error.strerror}): set ALIGNBENCH_HOME to a folder of yours") from None
     folder, partial = root / name, f".{name}.partial-"
-    with (root / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if _is_whole(folder, source_sha256):  # before the lock, which a shared cache that may only be read does not grant
+        return folder
+    with ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(flocked(root / f".{name}.lock", fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            raise UserError(
+                f"cannot make {folder} ({error.strerror}): set ALIGNBENCH_HOME to a folder of yours"
+            ) from None
         if _is_whole(folder, source_sha256):
             return folder
         for killed in root.glob(f"{partial}*"):

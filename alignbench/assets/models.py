@@ -11,7 +11,7 @@ from alignbench.assets.fetch import asset_folder
 from alignbench.assets.folders import checksums, kept, manifest_of
 from alignbench.assets.toys import TOYS, build_toy, recipe_sha256
 from alignbench.errors import UserError, nearest
-from alignbench.store.paths import is_hub_id
+from alignbench.store.paths import expanded, is_hub_id
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"})  # config, weights, tokenizer
 
@@ -23,7 +23,7 @@ def resolve_model(model: str) -> Path | str:
         return _toy_folder(model)
     if model in aliases:
         return asset_folder(model)
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if (folder / "config.json").is_file():
         return folder
     if folder.exists():

@@ -29,12 +29,21 @@ class Command(NamedTuple):
 
 
 def commands() -> list[Command]:
-    return [_command(registered.name, registered.callback) for registered in app.registered_commands]
+    rooms = [("alignbench", app)]
+    rooms += [
+        (f"alignbench {group.name}", group.typer_instance) for group in app.registered_groups if group.typer_instance
+    ]
+    return [
+        _command(f"{opening} {registered.name or registered.callback.__name__}", registered.callback)
+        for opening, room in rooms
+        for registered in room.registered_commands
+        if registered.callback
+    ]
 
 
-def _command(name: str | None, function: Any) -> Command:
+def _command(name: str, function: Any) -> Command:
     hints = typing.get_type_hints(function, include_extras=True)
-    parameters, words = [], ["alignbench", name or function.__name__]
+    parameters, words = [], [name]
     for parameter in inspect.signature(function).parameters.values():
         inner, *notes = typing.get_args(hints[parameter.name])
         (info,) = [note for note in notes if isinstance(note, ArgumentInfo | OptionInfo)]

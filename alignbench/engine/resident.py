@@ -6,6 +6,7 @@ reference. Policy and reward model are named adapters on the same weights; switc
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Resident:
     ) -> None:  # fmt: skip
         """`codec`: that of another resident of the same folder; a tokenizer may take longer to read than a model."""
         keep_freed_memory()
+        self.name = Path(folder).resolve().name if Path(folder).exists() else str(folder)  # a Hub id as it stands
         self.lora = lora
         self.device = device
         try:
@@ -122,6 +124,14 @@ class Resident:
                 file.rename(folder / file.name)
             (folder / name).rmdir()
         (folder / "README.md").unlink(missing_ok=True)
+        self._name_the_model_alone(folder / "adapter_config.json")
+
+    def _name_the_model_alone(self, config: Path) -> None:
+        """PEFT notes the folder the model was loaded from, which no other machine has and no reader should see."""
+        kept = json.loads(config.read_text(encoding="utf-8"))
+        kept["base_model_name_or_path"] = self.name
+        kept["target_modules"] = sorted(kept["target_modules"])  # a set, whose order is another in every process
+        config.write_text(json.dumps(kept, indent=2, sort_keys=True), encoding="utf-8")
 
     def drop_adapters(self) -> None:
         """Back to the bare start point."""

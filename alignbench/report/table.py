@@ -20,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
+from alignbench.report.publish import FILES, better_kept
+from alignbench.report.publish import check_writable as check_writable  # for those who import it from here
 from alignbench.scoring.glossary import GLOSSARY, kl_in_words
 from alignbench.scoring.record import COUNTS, ENUMERATED, METRICS, PER_PROMPT, Ledger, Record, write_records
 from alignbench.scoring.stats import CONFIDENCE, RESAMPLES, interval_of_mean, wilson
@@ -337,13 +339,25 @@ def _legend(columns: Sequence[_Column], confidence: float, has_bound: bool) -> l
 
 
 def write_results(
-    folder: Path, records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES
+    folder: Path,
+    records: Sequence[Record],
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    force: bool = False,
 ) -> None:
-    """records.jsonl, table.csv and table.md, each whole or not at all."""
+    """records.jsonl, table.csv and table.md, each whole or not at all. Unless by `force`, they do not replace a table
+    with fewer failures: UserError."""
+    problem = None if force else better_kept(folder, records)
+    if problem:
+        raise UserError(problem)
     csv, markdown = to_csv(records, confidence, resamples), to_markdown(records, confidence, resamples)
-    write_records(folder / "records.jsonl", records)
-    write_text(folder / "table.csv", csv)
-    write_text(folder / "table.md", markdown)
+    try:
+        write_records(folder / FILES[0], records)
+        write_text(folder / FILES[1], csv)
+        write_text(folder / FILES[2], markdown)
+    except OSError as error:
+        problem = f"{folder} cannot be written ({error.strerror}); mend that and run again: every stage is kept"
+        raise UserError(problem) from None
 
 
 def inject(readme: Path, name: str, markdown: str) -> None:

@@ -37,7 +37,7 @@ def run_suite(
     before = signal.signal(signal.SIGTERM, _terminated)
     board = Board(console, plan)
     try:
-        with board:
+        with store.in_use(), board:
             schedule = Schedule(plan, store, crew, board)
             outcome = schedule.collect() if is_collecting else schedule.run()
     except (KeyboardInterrupt, _Terminated) as end:

@@ -25,7 +25,7 @@ def failure_of(error: BaseException, stage: PlannedStage) -> Failure:
     """What a stage's exception says, with the plugin whose code ran named."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, UserError | PluginError):
-        return Failure(in_words(error, with_type=False), "user" if isinstance(error, UserError) else "plugin", trace)
+        return Failure(in_words(error), "user" if isinstance(error, UserError) else "plugin", trace)
     said = in_words(error)
     if isinstance(error, SystemExit):
         said = f"it called sys.exit({error.code!r}); return from the function instead"

@@ -88,7 +88,7 @@ def _failed(error: BaseException, owner: str | None) -> bytes:
     from alignbench.errors import PluginError, UserError, in_words
 
     is_known = isinstance(error, UserError | PluginError)
-    said = in_words(error, with_type=not is_known)
+    said = in_words(error)
     failure = {
         "cause": f"{owner}: {said}" if owner and not is_known else said,
         "blame": "user" if isinstance(error, UserError) else "plugin" if is_known else "bug",

@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignbench.errors import UserError
+from alignbench.store.locks import READ_ONLY, flocked
 from alignbench.store.paths import home as store_home
 
 FORMAT = 1  # of every JSON file alignbench keeps; raised when an older reader would misread a newer file
 MANIFEST = "manifest.json"
+ELSEWHERE = "set ALIGNBENCH_HOME to a folder of yours"
 KEY = re.compile(r"[0-9a-f]{8,128}")
 
 
@@ -50,11 +52,10 @@ class Store:
         except (_DamageError, FileNotFoundError) as damage:
             if not folder.is_dir():  # another reader has moved it aside meanwhile
                 return None
-            aside = _made(self.root / "damaged") / f"{key}.{uuid.uuid4().hex[:8]}"
-            with suppress(FileNotFoundError):  # as above
-                folder.rename(aside)
-            warnings.warn(f"stage {key} is damaged ({damage}); moved to {aside}, to be computed again", stacklevel=2)
+            warnings.warn(f"stage {key} is damaged ({damage}); {self._put_aside(folder)}", stacklevel=2)
             return None
+        except OSError as error:
+            raise UserError(f"{folder} cannot be read ({error.strerror}): {ELSEWHERE}") from None
         return folder
 
     def has(self, key: str) -> bool:
@@ -63,7 +64,7 @@ class Store:
         try:
             files = _manifest(folder)["files"]
             return all((folder / name).stat().st_size == known["size"] for name, known in files.items())
-        except (_DamageError, FileNotFoundError):
+        except (_DamageError, OSError):
             return False
 
     def meta(self, key: str) -> dict[str, Any]:
@@ -84,24 +85,49 @@ class Store:
         with self._private_folder(key) as folder:
             yield folder
             _seal(folder, key, meta)
-            _made(place.parent)
+            self._made(place.parent)
             try:
                 folder.rename(place)
             except OSError:
                 if not place.is_dir():
                     raise
                 if self.get(key) is None:  # what stood there was damaged, and has now made room
+                    if place.is_dir():
+                        raise UserError(f"{place} is damaged and cannot be moved aside; delete it by hand") from None
                     folder.rename(place)
             _sync(place.parent, place.parent.parent)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Held by one process or thread at a time; others wait. Look for the stage again once you hold it.
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Held by one process or thread at a time; others wait, each after one call of its `waiting`. Look for the
+        stage again once you hold it.
 
-        The kernel lets go of it when its holder dies. It is not reentrant.
+        The kernel lets go of it when its holder dies. It is not reentrant, and a forked child does not hold it. A cache
+        that cannot be written needs no lock: nothing is made there, and what is there does not change.
         """
         self._place(key)
-        with _flocked(_made(self.root / "locks") / key, fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT):
+        with self._shared("locks", key, fcntl.LOCK_EX, waiting):
+            yield
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Held by whoever uses stages beyond their locks, such as a run; any number may. `prune` then removes none."""
+        with self._shared("", "in-use", fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _shared(
+        self, room: str, name: str, operation: int, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                path = _made(self.root / room) / name
+                held.enter_context(flocked(path, operation, os.O_RDWR | os.O_CREAT, waiting))
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise UserError(f"{self.root / room} cannot be used ({error.strerror}): {ELSEWHERE}") from None
+                with suppress(OSError):  # whoever may write there may be at work, and the lock be there to wait for
+                    held.enter_context(flocked(self.root / room / name, operation, os.O_RDONLY, waiting))
             yield
 
     def _place(self, key: str) -> Path:
@@ -109,26 +135,48 @@ class Store:
             raise ValueError(f"stage key {key!r} is not 8 to 128 lower-case hexadecimal digits")
         return self.root / "stages" / key[:2] / key
 
+    def _made(self, folder: Path) -> Path:
+        try:
+            return _made(folder)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made ({error.strerror}): {ELSEWHERE}") from None
+
+    def _put_aside(self, folder: Path) -> str:
+        """What became of a damaged stage."""
+        try:
+            aside = _made(self.root / "damaged") / f"{folder.name}.{uuid.uuid4().hex[:8]}"
+            with suppress(FileNotFoundError):  # another reader was quicker
+                folder.rename(aside)
+        except OSError as error:
+            return f"it is not used, and cannot be moved aside ({error.strerror})"
+        return f"moved to {aside}, to be computed again"
+
     @contextmanager
     def _private_folder(self, key: str) -> Iterator[Path]:
-        folder = _made(self.root / "tmp") / f"{key[:12]}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
-        creating = _made(self.root / "locks") / "tmp"
+        folder = self._made(self.root / "tmp") / f"{key[:12]}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+        creating = self._made(self.root / "locks") / "tmp"
         with ExitStack() as held:
-            # A folder is made and locked in one breath, or a sweep could take it for an abandoned one.
-            with _flocked(creating, fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT):
-                self._sweep()
-                folder.mkdir()
-                held.enter_context(_flocked(folder, fcntl.LOCK_SH))
+            try:
+                # A folder is made and locked in one breath, or a sweep could take it for an abandoned one.
+                with flocked(creating, fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT):
+                    self.sweep()
+                    folder.mkdir()
+                    held.enter_context(flocked(folder, fcntl.LOCK_SH))
+            except OSError as error:
+                raise UserError(f"{self.root} cannot be written ({error.strerror}): {ELSEWHERE}") from None
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _sweep(self) -> None:
-        """Remove what dead processes left. A lock tells, where a process id would not: ids are used again, and mean
-        nothing to another container or host that shares the folder."""
+    def sweep(self) -> None:
+        """Remove what dead processes left; for who holds locks/tmp.
+
+        A lock tells, where a process id would not: ids are used again, and mean nothing to another container or host
+        that shares the folder.
+        """
         for folder in (self.root / "tmp").iterdir():
-            with suppress(OSError), _flocked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):  # refused: its writer lives
+            with suppress(OSError), flocked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):  # refused: its writer lives
                 shutil.rmtree(folder)
 
 
@@ -197,16 +245,6 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _checksum(manifest: Any) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _flocked(path: Path, operation: int, flags: int = os.O_RDONLY) -> Iterator[None]:
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        fcntl.flock(descriptor, operation)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _made(folder: Path) -> Path:

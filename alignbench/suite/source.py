@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from alignbench.errors import UserError, nearest
+from alignbench.errors import UserError, nearest, printable
 
 M = TypeVar("M", bound=BaseModel)
 Loc = tuple[str | int, ...]  # a key path: ("methods", 2, "config")
@@ -69,8 +69,13 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError):  # such as `!!int x`
             problem = f"not a valid {kind}: {shown(node.value)}; quote it if it is text"
             raise self._refused(node, loc, problem) from None
+        if kind in ("int", "float") and ":" in node.value:
+            problem = f"{shown(node.value)} would be read as a number in base 60; quote it if it is text"
+            raise self._refused(node, loc, problem)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise self._refused(node, loc, f"should be a number of at most 18 digits, got {printable(node.value, 20)}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise self._refused(node, loc, f"should be a finite number, got {node.value}")
+            raise self._refused(node, loc, f"should be a finite number, got {printable(node.value, 60)}")
         return value
 
     def _item(self, key: yaml.Node, value: yaml.Node, loc: Loc) -> tuple[str, Any]:
@@ -142,8 +147,8 @@ def validated(model_cls: type[M], data: Mapping[str, Any], place: Callable[[Loc]
         found = error.errors(include_url=False)
     else:
         # Pydantic's own strict mode would also refuse a list where a tuple is declared.
-        for loc in _bools_taken_for_numbers(data, model, ()):
-            raise UserError(f"{place(loc)}: should be a number, got true or false")
+        for loc, problem in _taken_for_another(data, model, ()):
+            raise UserError(f"{place(loc)}: {problem}")
         return model
     by_key: dict[Loc, list[Any]] = {}
     for detail in sorted(found, key=lambda detail: detail["type"] != "extra_forbidden"):  # a typo may explain the rest
@@ -156,17 +161,22 @@ def validated(model_cls: type[M], data: Mapping[str, Any], place: Callable[[Loc]
     raise UserError(f"{place(keys[0])}: {problems}{seen}{more}")
 
 
-def _bools_taken_for_numbers(data: Any, value: Any, loc: Loc) -> Iterator[Loc]:
+def _taken_for_another(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, str]]:
+    """Where pydantic took true or false, or text, for a number, and text for true or false."""
     if isinstance(data, bool):
         if isinstance(value, int | float) and not isinstance(value, bool):
-            yield loc
+            yield loc, "should be a number, got true or false"
+    elif isinstance(data, str):
+        if isinstance(value, int | float):
+            kind = "true or false" if isinstance(value, bool) else "a number"
+            yield loc, f"should be {kind}, got the text {shown(data)}; remove the quotes"
     elif isinstance(data, Mapping) and isinstance(value, Mapping | BaseModel):
         values = value if isinstance(value, Mapping) else vars(value)
         for key in data:
-            yield from _bools_taken_for_numbers(data[key], values.get(key), (*loc, key))
+            yield from _taken_for_another(data[key], values.get(key), (*loc, key))
     elif isinstance(data, list | tuple) and isinstance(value, list | tuple):
         for i, (item, taken) in enumerate(zip(data, value, strict=False)):
-            yield from _bools_taken_for_numbers(item, taken, (*loc, i))
+            yield from _taken_for_another(item, taken, (*loc, i))
 
 
 def _present(detail: Any, data: Any) -> Loc:

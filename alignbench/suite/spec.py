@@ -52,13 +52,21 @@ def _suite_name(text: str) -> str:  # it names folders
     return text
 
 
+def _short(text: str) -> str:  # a file name has at most 255 bytes, and a table must be read
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"should have at most {LONGEST_NAME} characters, got {len(text)}; shorten it")
+    return text
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError(f"should be distinct, got {shown(values)}")
     return values
 
 
+LONGEST_NAME = 100  # characters
 Text = Annotated[str, AfterValidator(_one_line)]
+Label = Annotated[Text, AfterValidator(_short)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's generators
 Options = dict[str, JsonValue]
 
@@ -125,7 +133,7 @@ class Evaluation(Config):
     prompts: PositiveInt = 128
     held_out_pairs: PositiveInt = 500  # real human pairs for reward-model accuracy
     batch_size: PositiveInt = 128  # completions per forward pass
-    bootstrap: PositiveInt = 2000  # resamples per interval
+    bootstrap: Annotated[int, Field(ge=1, le=100_000)] = 2000  # resamples per interval
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the intervals
 
 
@@ -133,7 +141,7 @@ class Row(Config):
     """One method with its options; with a `sweep`, one cell of the table per value. In YAML the name alone will do."""
 
     method: Text
-    label: Text  # default: the method's name
+    label: Label  # default: the method's name
     config: Options = Field(default_factory=dict)
     reward: Named | None = None  # in place of the reward model on the human comparisons
     sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
@@ -156,7 +164,7 @@ class Cell(NamedTuple):
 class Suite(Config):
     """Everything that decides what a run computes."""
 
-    name: Annotated[str, AfterValidator(_suite_name)]  # default: the file's stem
+    name: Annotated[str, AfterValidator(_suite_name), AfterValidator(_short)]  # default: the file's stem
     model: Text = "smollm2-135m"  # alias, Hub id or folder
     device: Annotated[str, AfterValidator(_device)] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

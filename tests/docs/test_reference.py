@@ -74,9 +74,16 @@ def test_every_check_is_listed_with_what_it_requires_and_kills() -> None:
 
 def test_every_command_is_listed_with_every_parameter() -> None:
     click = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert [one.usage.split()[1] for one in commands()] == list(click)
-    for one in commands():
-        known = click[one.usage.split()[1]]
+    known_by_name = {name: one for name, one in click.items() if not hasattr(one, "commands")}
+    known_by_name |= {
+        f"{group} {name}": inner for group, one in click.items() for name, inner in getattr(one, "commands", {}).items()
+    }
+    names = [
+        " ".join(word for word in one.usage.split()[1:] if word.isalpha() and word.islower()) for one in commands()
+    ]
+    assert names == list(known_by_name)
+    for one, name in zip(commands(), names, strict=True):
+        known = known_by_name[name]
         assert one.help == known.help.strip()
         names = [p.opts[0] if p.opts[0].startswith("--") else p.opts[0].upper() for p in known.params]
         assert [parameter.name for parameter in one.parameters] == [name for name in names if name != "--help"]

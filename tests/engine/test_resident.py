@@ -1,11 +1,12 @@
 """The resident model against transformers and PEFT alone: identities at step 0, invariances, adapters."""
 
 import hashlib
+import json
 from collections import OrderedDict
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignbench.api import Demonstration, TokenBatch
@@ -395,3 +396,13 @@ def test_an_adapter_nobody_added_leaves_the_mode_as_it_was(resident):
     with pytest.raises((KeyError, ValueError)), made.using("nobody"):
         pass
     assert made.base.training
+
+
+def test_a_saved_adapter_names_its_model_and_no_folder_of_this_machine(resident, tiny_models, tmp_path):
+    made = resident("llama")
+    made.add_adapter("start", 0)
+    made.save_adapter("start", tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny_models["llama"].name
+    assert not any(str(tiny_models["llama"].parent) in file.read_text(errors="replace") for file in tmp_path.iterdir())
+    assert PeftConfig.from_pretrained(tmp_path).r == 4

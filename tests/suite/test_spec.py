@@ -140,6 +140,41 @@ def test_where_names_the_line_of_a_key_or_of_the_nearest_above_it(tmp_path: Path
         ("methods: [dpo]\nmethods: [ppo]", "2 methods: this key stands on line 1 already; remove one"),
         ("methods: [dpo]\n1: x", "2: a key should be text, got 1; quote it"),
         ("methods: [dpo]\nmax_steps: .inf", "2 max_steps: should be a finite number, got .inf"),
+        (
+            "methods: [dpo]\nmax_steps: 1:30:00",
+            '2 max_steps: "1:30:00" would be read as a number in base 60; quote it if it is text',
+        ),
+        (
+            "methods: [dpo]\nname: 1:30.5",
+            '2 name: "1:30.5" would be read as a number in base 60; quote it if it is text',
+        ),
+        (
+            f"methods: [dpo]\nmax_steps: {'9' * 400}",
+            f"2 max_steps: should be a number of at most 18 digits, got {'9' * 20}... (and 380 more characters)",
+        ),
+        (
+            f"methods: [dpo]\nmax_steps: {'9' * 9000}",
+            f'2 max_steps: not a valid int: "{"9" * 56}...; quote it if it is text',
+        ),
+        (
+            f"methods: [dpo]\nsft: {{weight_decay: {'9' * 400}.0}}",
+            f"2 sft.weight_decay: should be a finite number, got {'9' * 60}... (and 342 more characters)",
+        ),
+        ("methods: [dpo]\nseeds: ['0']", '2 seeds[0]: should be a number, got the text "0"; remove the quotes'),
+        ("methods: [dpo]\nmax_steps: '3'", '2 max_steps: should be a number, got the text "3"; remove the quotes'),
+        (
+            "methods: [{method: dpo, sweep: ['0.1']}]",
+            '1 methods[0].sweep[0]: should be a number, got the text "0.1"; remove the quotes',
+        ),
+        (f"methods: [dpo]\nname: {'n' * 300}", "2 name: should have at most 100 characters, got 300; shorten it"),
+        (
+            f"methods: [{{method: dpo, label: {'n' * 300}}}]",
+            "1 methods[0].label: should have at most 100 characters, got 300; shorten it",
+        ),
+        (
+            "methods: [dpo]\nevaluation: {bootstrap: 1000000000}",
+            "2 evaluation.bootstrap: should be less than or equal to 100000, got 1000000000",
+        ),
         ("methods: [dpo]\nmax_steps: !!int x", '2 max_steps: not a valid int: "x"; quote it if it is text'),
     ],
 )
@@ -287,3 +322,21 @@ def test_lists_of_two_lengths_are_refused_before_anything_is_trained(tmp_path):
     )
     with pytest.raises(UserError, match=r"listwise cannot take lists of 4 .* set human_pairs to 0, or loss to pair"):
         load_suite(path)
+
+
+def test_a_time_that_is_quoted_stays_text(tmp_path: Path) -> None:
+    text = "methods: [{method: dpo, label: '1:30:00', config: {a: '1:30'}}]\nname: '010'"
+    suite = load_suite(write(tmp_path, text))
+    assert (suite.methods[0].label, suite.methods[0].config, suite.name) == ("1:30:00", {"a": "1:30"}, "010")
+
+
+def test_a_plugins_number_or_switch_is_not_given_as_text() -> None:
+    class Options(Config):
+        beta: float = 0.1
+        on: bool = False
+        note: str | int = ""
+
+    assert validate_options(Options, {"beta": 1, "on": True, "note": "3"}, "here").note == "3"
+    for options, problem in (({"beta": "0.1"}, "a number"), ({"on": "yes"}, "true or false")):
+        with pytest.raises(UserError, match=f"should be {problem}, got the text"):
+            validate_options(Options, options, "here")
