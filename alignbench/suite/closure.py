@@ -1,0 +1,173 @@
+"""Which files a piece of code rests on: its own, those of the modules it imports, and so on down.
+
+Found by reading, not by running: an import is resolved without executing what it names. A distribution that came from
+an index stands for itself by name and version; one installed from a folder, editable or not, may change under its
+version and is read. The standard library and `LIBRARIES` are recorded once for a whole plan and left out here.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from alignbench.suite import code
+
+CORE = "alignbench"
+LIBRARIES = {
+    "torch": "torch", "transformers": "transformers", "peft": "peft", "tokenizers": "tokenizers", "numpy": "numpy",
+    "safetensors": "safetensors", "datasets": "datasets", "pandas": "pandas", "scipy": "scipy",
+    "pydantic": "pydantic", "yaml": "PyYAML",
+}  # by the name they are imported under; any of them can change a stage's bytes  # fmt: skip
+FOREIGN = sys.stdlib_module_names | LIBRARIES.keys()
+ASIDE = {"tests", "test", "__pycache__"}  # folders of a package that no run reads
+LEFT_OUT = {".pyc", ".pyo", ".pyi"}
+
+
+class Place(NamedTuple):
+    """Where a module lies: no file for a namespace package, no folders for a module without submodules."""
+
+    file: Path | None
+    folders: tuple[str, ...]
+
+
+def contents(names: Iterable[str], core_only: bool = False, without: Collection[str] = ()) -> dict[str, str]:
+    """Digests of all that the modules rest on, by their names below the folder they are imported from.
+
+    Of a package everything counts, its data and its compiled files too, for any part may read them; but not its tests.
+    `core_only` stays within alignbench, whose files count one by one; `without` names modules to stop at.
+    """
+    names = list(names)
+    own = {_root(name) for name in names}
+    found: dict[str, str] = {}
+    places: dict[str, Place | None] = {}
+    listed: set[Path] = set()  # packages
+    seen, queue = set(without), [name for name in names if _root(name) not in FOREIGN]
+    for name in queue:
+        if locate(name, places) is None:
+            raise ModuleNotFoundError(f"no module '{name}' to take a key from", name=name)
+    while queue:
+        name = queue.pop()
+        root = _root(name)
+        if name in seen or root in FOREIGN or (core_only and root != CORE):
+            continue
+        seen.add(name)
+        place = locate(name, places)
+        if place is None or place.file is None:
+            continue
+        if root not in own | {CORE} and (owners := _distributions(root, _base(name, place))):
+            found |= owners
+            continue
+        for member, file in _members(name, place, places, listed):
+            if member not in found:
+                said = code.facts(file)
+                found[member] = said.digest
+                queue += (target for one in said.imports for target in _targets(one, member))
+    code.save()
+    return found
+
+
+def locate(name: str, places: dict[str, Place | None]) -> Place | None:
+    """Where a module lies, without importing it: as loaded, else as it would be found."""
+    if name not in places:
+        places[name] = _locate(name, places)
+    return places[name]
+
+
+def _locate(name: str, places: dict[str, Place | None]) -> Place | None:
+    if (module := sys.modules.get(name)) is not None:
+        file = getattr(module, "__file__", None)
+        return Place(Path(file) if file else None, tuple(getattr(module, "__path__", ())))
+    above = name.rpartition(".")[0]
+    try:
+        if not above:
+            spec = importlib.util.find_spec(name)
+        else:
+            parent = locate(above, places)
+            spec = importlib.machinery.PathFinder.find_spec(name, parent.folders) if parent else None
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    file = spec.origin if spec.has_location else None
+    return Place(Path(file) if file else None, tuple(spec.submodule_search_locations or ()))
+
+
+def _members(name: str, place: Place, places: dict[str, Place | None], listed: set[Path]) -> Iterator[tuple[str, Path]]:
+    """The module's file and, where it belongs to a package, the package's other files."""
+    assert place.file is not None
+    is_package = bool(place.folders)
+    path = name.replace(".", "/")
+    yield (f"{path}/{place.file.name}" if is_package else f"{path}{place.file.suffix}"), place.file
+    if _root(name) == CORE:
+        return
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        top = locate(".".join(parts[:depth]), places)
+        if top is not None and top.file is not None and top.folders:
+            folder = top.file.parent
+            for file in sorted(folder.rglob("*")) if folder not in listed else ():
+                below = file.relative_to(folder)
+                if _counts(below) and file.is_file():
+                    yield "/".join((*parts[:depth], *below.parts)), file
+            listed.add(folder)
+            return
+
+
+def _counts(below: Path) -> bool:
+    is_aside = any(part in ASIDE or part.startswith(".") for part in below.parts)
+    is_test = below.suffix == ".py" and (below.stem == "conftest" or below.stem.startswith("test_"))
+    return not is_aside and not is_test and below.suffix not in LEFT_OUT
+
+
+def _targets(one: code.Import, member: str) -> Iterator[str]:
+    """Modules that an import in file `member` may load: what it names, every package above, and names after `from`."""
+    base = one.base
+    if one.level:
+        package = member.split("/")[: -one.level]  # of a/b/c.py and of a/b/__init__.py alike, `.` is a.b
+        base = ".".join((*package, *filter(None, [base])))
+    parts = base.split(".") if base else []
+    yield from (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    yield from (f"{base}.{name}" for name in one.names if base and name != "*")
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _base(name: str, place: Place) -> Path:
+    """The folder of the import path that holds the module."""
+    assert place.file is not None
+    return place.file.parents[name.count(".") + bool(place.folders)]
+
+
+@cache
+def _distributions(root: str, base: Path) -> dict[str, str]:
+    """Versions of the distributions from an index that bring `root` into folder `base`. None: its files are read."""
+    if not any(base.glob("*.dist-info")):
+        return {}
+    return _from_an_index([root], base) or _from_an_index(_owners().get(root, []), base)
+
+
+@lru_cache
+def _owners() -> Mapping[str, list[str]]:
+    """Distributions by the names they bring; 0.2 s, so first a distribution of the import's own name is tried."""
+    return importlib.metadata.packages_distributions()
+
+
+def _from_an_index(names: Iterable[str], base: Path) -> dict[str, str]:
+    found = {}
+    for name in set(names):
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        is_here = Path(str(distribution.locate_file(""))).resolve() == base.resolve()
+        if is_here and distribution.read_text("direct_url.json") is None:
+            found[f"distribution {distribution.name}"] = distribution.version
+    return found
