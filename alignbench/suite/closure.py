@@ -7,6 +7,7 @@ version and is read. The standard library and `LIBRARIES` are recorded once for 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignbench.suite import code
 
@@ -36,21 +37,47 @@ class Place(NamedTuple):
     folders: tuple[str, ...]
 
 
+class Found(NamedTuple):
+    """Digests by member, and the files and folders they came from with their times."""
+
+    digests: dict[str, str]
+    times: dict[Path, int]
+
+    def still_holds(self) -> bool:
+        with contextlib.suppress(OSError):
+            return all(path.stat().st_mtime_ns == time for path, time in self.times.items())
+        return False
+
+
+_MEMO: dict[Any, Found] = {}  # a plan asks for the same few classes at every stage
+
+
 def contents(names: Iterable[str], core_only: bool = False, without: Collection[str] = ()) -> dict[str, str]:
     """Digests of all that the modules rest on, by their names below the folder they are imported from.
 
     Of a package everything counts, its data and its compiled files too, for any part may read them; but not its tests.
     `core_only` stays within alignbench, whose files count one by one; `without` names modules to stop at.
     """
-    names = list(names)
-    own = {_root(name) for name in names}
-    found: dict[str, str] = {}
+    entries: dict[str, Place] = {}
+    for name in sorted(set(names)):
+        if _root(name) not in FOREIGN:
+            place = locate(name, {})
+            if place is None:
+                raise ModuleNotFoundError(f"no module '{name}' to take a key from", name=name)
+            entries[name] = place
+    question = (tuple(entries.items()), core_only, frozenset(without))
+    if question not in _MEMO or not _MEMO[question].still_holds():
+        _MEMO[question] = _search(list(entries), core_only, without)
+        code.save()
+    return _MEMO[question].digests
+
+
+def _search(entries: list[str], core_only: bool, without: Collection[str]) -> Found:
+    own = {CORE, *map(_root, entries)}
+    found = Found({}, {})
     places: dict[str, Place | None] = {}
     listed: set[Path] = set()  # packages
-    seen, queue = set(without), [name for name in names if _root(name) not in FOREIGN]
-    for name in queue:
-        if locate(name, places) is None:
-            raise ModuleNotFoundError(f"no module '{name}' to take a key from", name=name)
+    seen, queue = set(without), list(entries)
     while queue:
         name = queue.pop()
         root = _root(name)
@@ -60,15 +87,15 @@ def contents(names: Iterable[str], core_only: bool = False, without: Collection[
         place = locate(name, places)
         if place is None or place.file is None:
             continue
-        if root not in own | {CORE} and (owners := _distributions(root, _base(name, place))):
-            found |= owners
+        if root not in own and (owners := _distributions(root, _base(name, place))):
+            found.digests.update(owners)
             continue
         for member, file in _members(name, place, places, listed):
-            if member not in found:
+            if member not in found.digests:
                 said = code.facts(file)
-                found[member] = said.digest
+                found.digests[member] = said.digest
+                found.times.update((path, path.stat().st_mtime_ns) for path in (file, file.parent))
                 queue += (target for one in said.imports for target in _targets(one, member))
-    code.save()
     return found
 
 
