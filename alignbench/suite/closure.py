@@ -108,8 +108,7 @@ def locate(name: str, places: dict[str, Place | None]) -> Place | None:
 
 def _locate(name: str, places: dict[str, Place | None]) -> Place | None:
     if (module := sys.modules.get(name)) is not None:
-        file = getattr(module, "__file__", None)
-        return Place(Path(file) if file else None, tuple(getattr(module, "__path__", ())))
+        return _on_disk(getattr(module, "__file__", None), getattr(module, "__path__", ()))
     above = name.rpartition(".")[0]
     try:
         if not above:
@@ -121,8 +120,15 @@ def _locate(name: str, places: dict[str, Place | None]) -> Place | None:
         return None
     if spec is None:
         return None
-    file = spec.origin if spec.has_location else None
-    return Place(Path(file) if file else None, tuple(spec.submodule_search_locations or ()))
+    return _on_disk(spec.origin if spec.has_location else None, spec.submodule_search_locations or ())
+
+
+def _on_disk(file: str | None, folders: Iterable[str]) -> Place:
+    """A module inside an archive lies where the archive does."""
+    path = Path(file) if file else None
+    if path is None or path.is_file():
+        return Place(path, tuple(folders))
+    return Place(next((above for above in path.parents if above.is_file()), None), ())
 
 
 def _members(name: str, place: Place, places: dict[str, Place | None], listed: set[Path]) -> Iterator[tuple[str, Path]]:
@@ -138,18 +144,27 @@ def _members(name: str, place: Place, places: dict[str, Place | None], listed: s
         top = locate(".".join(parts[:depth]), places)
         if top is not None and top.file is not None and top.folders:
             folder = top.file.parent
-            for file in sorted(folder.rglob("*")) if folder not in listed else ():
-                below = file.relative_to(folder)
-                if _counts(below) and file.is_file():
-                    yield "/".join((*parts[:depth], *below.parts)), file
+            for file in _files(folder) if folder not in listed else ():
+                yield "/".join((*parts[:depth], *file.relative_to(folder).parts)), file
             listed.add(folder)
             return
 
 
-def _counts(below: Path) -> bool:
-    is_aside = any(part in ASIDE or part.startswith(".") for part in below.parts)
-    is_test = below.suffix == ".py" and (below.stem == "conftest" or below.stem.startswith("test_"))
-    return not is_aside and not is_test and below.suffix not in LEFT_OUT
+def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files below a folder that a run may read; links are followed, but not back up."""
+    above |= {folder.resolve()}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in ASIDE:
+            continue
+        if path.is_dir():
+            if path.resolve() not in above:
+                yield from _files(path, above)
+        elif path.is_file() and path.suffix not in LEFT_OUT and not _is_test(path):
+            yield path
+
+
+def _is_test(path: Path) -> bool:
+    return path.suffix == ".py" and (path.stem == "conftest" or path.stem.startswith("test_"))
 
 
 def _targets(one: code.Import, member: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,27 @@ def test_a_byte_of_a_package_counts_its_tests_and_caches_do_not(package):
         assert is_changed_by("zz_plug", plug / name, text), name
     for name in ("tests/test_mine.py", "tests/data.txt", "test_more.py", "__pycache__/x.pyc", ".cache/x"):
         assert not is_changed_by("zz_plug", plug / name, "changed = True"), name
+
+
+def test_a_linked_folder_of_data_counts_and_a_link_back_up_ends(package, tmp_path):
+    put(tmp_path / "big/weights", "1")
+    (package / "zz_plug/big").symlink_to(tmp_path / "big")
+    (package / "zz_plug/data/up").symlink_to(package / "zz_plug")
+    assert is_changed_by("zz_plug", tmp_path / "big/weights", "2")
+
+
+def test_an_archive_of_modules_counts_by_its_bytes(tmp_path, write, monkeypatch):
+    write(**{"zz_lone.py": LONE.format(helper="zz_zipped.loss")})
+    archive, keyed = tmp_path / "zz.zip", []
+    monkeypatch.syspath_prepend(archive)
+    for text in (HELPER, FLIPPED):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("zz_zipped/__init__.py", "")
+            file.writestr("zz_zipped/loss.py", text)
+        os.utime(archive, (0, next(TICK)))
+        importlib.invalidate_caches()
+        keyed.append(source("zz_lone"))
+    assert keyed[0] != keyed[1]
 
 
 def test_a_datas_name_counts(package):
