@@ -65,7 +65,12 @@ def put(path: Path, text: str) -> None:
 
 
 def source(module: str) -> str:
-    return keys.class_source(importlib.import_module(module).Mine)
+    """The digest as a plan gets it, which must be that of a fresh look."""
+    cls = importlib.import_module(module).Mine
+    kept = keys.class_source(cls)
+    closure._MEMO.clear()
+    assert keys.class_source(cls) == kept
+    return kept
 
 
 def is_changed_by(module: str, path: Path, text: str) -> bool:
@@ -129,6 +134,11 @@ def test_modules_of_a_namespace_package_count(write):
     assert is_changed_by("zzspace.mine", root / "zzspace/mine.py", LONE.format(helper=".loss") + "x = 1\n")
     assert is_changed_by("zzspace.mine", root / "zzspace/loss.py", FLIPPED)
     assert not is_changed_by("zzspace.mine", root / "zzspace/stray.py", FLIPPED)
+
+
+def test_a_module_named_after_from_counts(write):
+    root = write(**{"zz_lone.py": LONE.format(helper="zzspace").replace("loss", "deep"), "zzspace/deep.py": HELPER})
+    assert is_changed_by("zz_lone", root / "zzspace/deep.py", FLIPPED)
 
 
 def test_a_helper_package_counts_whole(write):
@@ -292,6 +302,15 @@ def test_a_librarys_version_counts(monkeypatch, library):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == library else version(name))
     after = shared()
     assert after["libraries"] == {**before["libraries"], library: "0"}
+
+
+def test_auto_and_what_it_comes_to_are_one_key_and_another_dtype_is_not():
+    def asked(device: str, dtype: str) -> dict[str, object]:
+        return keys.environment(model="m", task={}, lora={}, device=device, dtype=dtype)
+
+    assert asked("auto", "auto") == asked(*machine.resolved("auto", "auto"))
+    assert asked("cpu", "float32") != asked("cpu", "bfloat16")
+    assert asked("cpu", "float32") != asked("cuda", "float32")
 
 
 def test_pythons_version_counts():
