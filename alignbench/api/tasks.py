@@ -41,6 +41,11 @@ class RewardSource(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def digest(self) -> str:
+        """sha256 over what this source reads beside its options and its package's files, such as weights in a folder an
+        option names; part of the key of every stage that uses it. Called before `prepare`, at every plan."""
+        return ""
+
     def prepare(self, room: SourceRoom) -> None:  # noqa: B027
         """Load what is needed. Called once, before the first score."""
 

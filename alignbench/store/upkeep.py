@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alignbench.errors import UserError, in_words
-from alignbench.store.locks import READ_ONLY, flocked
 from alignbench.store.artefacts import ELSEWHERE, KEY, MANIFEST, Store, read_json
+from alignbench.store.locks import READ_ONLY, flocked
 
 DAY = 86_400  # seconds
 

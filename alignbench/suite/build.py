@@ -114,7 +114,7 @@ class PlanBuilder(RecipeBuilder):
         return {
             "source": plugin.name,
             "options": checked.model_dump(mode="json"),
-            "code": keys.class_source(plugin.cls),
+            **keys.source_facts(plugin.cls, checked),
         }
 
 

@@ -16,7 +16,7 @@ from alignbench.errors import PluginError, UserError, in_words
 from alignbench.plugins import Catalog, Plugin
 from alignbench.suite import keys, kinds
 from alignbench.suite.build import HUMAN, PlanBuilder, gold_of, labellers, present
-from alignbench.suite.machine import hardware
+from alignbench.suite.machine import resolved
 from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 from alignbench.suite.spec import Cell, Suite
 
@@ -93,7 +93,7 @@ def _planned(
     stage: Stage, key: str, key_of: Mapping[int, str], label: str, suite: Suite, catalog: Catalog
 ) -> PlannedStage:
     plugins = _plugins_of(stage, suite, catalog)
-    has_gpu = suite.device.startswith("cuda") or (suite.device == "auto" and "gpu" in hardware())
+    has_gpu = resolved(suite.device, suite.dtype)[0].startswith("cuda")
     return PlannedStage(
         key=key,
         kind=stage.kind,
@@ -294,10 +294,11 @@ def _reference(catalog: Catalog, reward: Stage | SourceRef | None) -> dict[str, 
     """An unfitted source as JSON; None for a fitted reward model, which is an input instead."""
     if not isinstance(reward, SourceRef):
         return None
+    cls = catalog.source(reward.name).cls
     return {
         "name": reward.name,
         "options": dict(reward.options),
-        "code": keys.class_source(catalog.source(reward.name).cls),
+        **keys.source_facts(cls, cls.Config(**reward.options)),
     }
 
 

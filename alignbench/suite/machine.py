@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 
-@lru_cache
-def hardware() -> str:
-    """The machine's architecture, whether it has a GPU, and fast bfloat16 units in its CPU."""
+def resolved(device: str, dtype: str) -> tuple[str, str]:
+    """What `engine.device` makes of `auto`, so that naming it and leaving it to `auto` are one key.
+
+    It asks torch, and this asks the machine; they part ways where a driver is broken, or a GPU knows no bfloat16.
+    """
+    device = _device() if device == "auto" else device.removesuffix(":0")
+    if dtype == "auto":
+        is_fast = device.startswith("cuda") or (device == "cpu" and has_fast_bfloat16())
+        dtype = "bfloat16" if is_fast else "float32"
+    return device, dtype
+
+
+def _device() -> str:
+    """The first GPU, else the CPU."""
+    build = importlib.metadata.version("torch").partition("+")[2]
+    if sys.platform == "darwin":
+        return "mps" if platform.machine() == "arm64" else "cpu"
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    has_device = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
-    has_gpu = (has_device and not is_hidden) or sys.platform == "darwin"
-    return f"{platform.machine()}{' gpu' if has_gpu else ''}{' bf16' if has_fast_bfloat16() else ''}"
+    nodes = ("/dev/kfd",) if build.startswith("rocm") else ("/dev/nvidiactl", "/dev/dxg")
+    has_gpu = any(Path(node).exists() for node in nodes) and not is_hidden
+    return "cuda" if has_gpu and build != "cpu" else "cpu"
 
 
 def has_fast_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -55,7 +55,7 @@ def Hanging(self, trial, config):
 def Hoarding(self, trial, config):
     held = []
     while True:
-        held.append(bytearray(os.urandom(1 << 20) * 64))
+        held.append(bytearray(b'x') * (64 << 20))
 
 @method("flooding")
 def Flooding(self, trial, config):
@@ -131,7 +131,7 @@ def crewed(plan: Plan, home: Path, seen: Watcher | None = None, **limits: Any) -
 def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path: Path) -> None:
     bad = ["raising", "leaving", "vanishing", "crashing", "hanging", "hoarding", "flooding", "mumbling", "misplanned"]
     plan, seen, began = plan_of_bad(*bad, "peeking", "poisoning", DPO), Seen(), time.monotonic()
-    outcome = crewed(plan, tmp_path / "home", seen, timeout=15, memory=3 << 30)
+    outcome = crewed(plan, tmp_path / "home", seen, timeout=30, memory=2 << 30)
     causes = {record.label: record.cause for record in outcome.records}
     for name in bad:
         assert f"plugin '{name}' {OWNER}" in str(causes[name]), name
@@ -144,8 +144,8 @@ def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path
         f"`alignbench log {log['vanishing']}` has what it printed"
     )
     assert "SIGSEGV, twice" in str(causes["crashing"])
-    assert "longer than --timeout 15 s" in str(causes["hanging"])
-    assert seen.took["train hanging, seed 0"] < 15 + 5
+    assert "longer than --timeout 30 s" in str(causes["hanging"])
+    assert seen.took["train hanging, seed 0"] < 30 + 5
     assert "out of memory" in str(causes["hoarding"])
     assert "lower per_device_train_batch_size" in str(causes["hoarding"])
     assert "ValueError: after the flood" in str(causes["flooding"])

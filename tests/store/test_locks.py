@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from alignbench.assets.models import resolve_model
 
+from alignbench.assets.models import resolve_model
 from alignbench.errors import UserError
 from alignbench.store import Store
 

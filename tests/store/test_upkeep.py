@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from alignbench.store.artefacts import _checksum
 
 from alignbench.errors import UserError
 from alignbench.store import Store
+from alignbench.store.artefacts import _checksum
 from alignbench.store.upkeep import kept, prune, verify
 
 KEYS = ["aa" * 8, "bb" * 8, "cc" * 8]
