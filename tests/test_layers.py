@@ -20,7 +20,7 @@ TABLE = {
     "plugins": "api errors hookspecs",
     "store": "errors",
     "assets": "errors store",
-    "suite": "__init__ api assets errors plugins",
+    "suite": "__init__ api assets errors plugins store",
     "engine": "api errors suite.machine suite.spec",
     "feedback": "api engine errors hookspecs suite.spec",
     "tasks": "api assets engine errors feedback hookspecs store",

@@ -27,13 +27,9 @@ TENSOR_ROOMS = (
     "run/work.py",
 )  # fmt: skip
 # They lay out stages, whose options and inputs are hashed as such, and touch no tensor.
+_PLANNING_FILES = ("build", "closure", "code", "keys", "kinds", "layout", "plan")
 PLANNING = frozenset(
-    f"alignbench.{name}"
-    for name in (
-        "cli",
-        "plugins",
-        *(f"suite.{file}" for file in ("build", "closure", "code", "keys", "kinds", "layout", "plan")),
-    )
+    {"alignbench.cli", "alignbench.plugins", *(f"alignbench.suite.{name}" for name in _PLANNING_FILES)}
 )
 
 
