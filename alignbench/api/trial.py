@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignbench.api.tensors import ActorCritic, PreferenceBatch, Rollout, TokenBatch
 
@@ -42,7 +42,11 @@ class Trial(ABC):
     preferences: Dataset | None
     budget: Budget
     rng: random.Random  # the run's own; the global generators are left alone
-    workdir: Path  # the only place for files
+    workdir: Path  # the only place for files; a resumed run finds those of the run before
+    # what `train` itself must remember, JSON values by name. A killed run is resumed by calling `train` anew: modules
+    # are built and added again, and with the first batch all of the trial, this too, is as it was at a later one.
+    # So read it once a batch has come, and keep no number that changes from batch to batch anywhere else.
+    state: dict[str, Any]
 
     @abstractmethod
     def preference_batches(self) -> Iterator[PreferenceBatch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -21,6 +22,7 @@ class Meter:
             ("tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai"), 0
         )
         self._began = time.perf_counter()
+        self._peak_before = 0  # bytes, of the process that a resumed stage began in
         self._reset_peak()
 
     def add(self, **counts: int) -> None:
@@ -28,7 +30,19 @@ class Meter:
             self.counts[name] += int(count)
 
     def reading(self) -> dict[str, float]:
-        return {"seconds": time.perf_counter() - self._began, "peak_bytes": self._peak(), **self.counts}
+        peak = max(self._peak_before, self._peak())
+        return {"seconds": time.perf_counter() - self._began, "peak_bytes": peak, **self.counts}
+
+    def state(self) -> dict[str, Any]:
+        """JSON values, for `resume`."""
+        return dict(self.reading())
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier process's counts. Its seconds are added to those of this one, which were spent too;
+        what this one has counted so far, getting ready, the other counted before it."""
+        self.counts = {name: int(state[name]) for name in self.counts}
+        self._began -= state["seconds"]
+        self._peak_before = int(state["peak_bytes"])
 
     def _reset_peak(self) -> None:
         if self.device.type == "cuda":

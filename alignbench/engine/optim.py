@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,41 @@ class Optimizer:
             p.grad = None
         self.steps += 1
         return float(norm)
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether no pass waits for its step: a gradient half gathered is in no checkpoint."""
+        return self._pending == 0 and all(p.grad is None for p in self.trained)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """AdamW's moments and the float32 masters by name, and JSON values. The weights are their owner's to save."""
+        tensors = {f"master.{i}": self._masters[p] for i, p in enumerate(self.trained) if p in self._masters}
+        for i, p in enumerate(self.trained):
+            for name, value in self._adamw.state.get(self._masters.get(p, p), {}).items():
+                tensors[f"adamw.{i}.{name}"] = value
+        schedule = {k: v for k, v in self._schedule.state_dict().items() if k != "lr_lambdas"}  # made from the config
+        rates = [group["lr"] for group in self._adamw.param_groups]
+        return tensors, {"steps": self.steps, "rates": rates, "schedule": schedule}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        with torch.no_grad():
+            for i, p in enumerate(self.trained):
+                if p in self._masters:
+                    self._masters[p].copy_(tensors[f"master.{i}"])
+        for i, p in enumerate(self.trained):
+            moments = {
+                name: tensors[f"adamw.{i}.{name}"].to(p.device, copy=True)
+                for name in ("step", "exp_avg", "exp_avg_sq")
+                if f"adamw.{i}.{name}" in tensors
+            }
+            if moments:
+                self._adamw.state[self._masters.get(p, p)] = moments
+        for group, rate in zip(self._adamw.param_groups, values["rates"], strict=True):
+            group["lr"] = rate
+        lambdas = [None] * len(self._schedule.lr_lambdas)
+        self._schedule.load_state_dict({**values["schedule"], "lr_lambdas": lambdas})
+        self.steps = values["steps"]
 
 
 def _schedule(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:

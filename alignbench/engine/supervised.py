@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from alignbench.api import Demonstration, TokenBatch
+from alignbench.engine.checkpoint import Checkpoints
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer, checked
 from alignbench.engine.resident import Resident
+from alignbench.engine.resume import History, keep, resumed
 from alignbench.errors import UserError
 from alignbench.suite.spec import Training
 
@@ -29,20 +31,27 @@ def fit_supervised(
     meter: Meter,
     adapter: str = "sft",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
 ) -> list[dict[str, float]]:
     """Train adapter `adapter` for `config.max_steps`. Returns the loss per step, nats per response token."""
     if not demonstrations:
         raise UserError("the supervised start has no demonstrations; check the task's data")
     weights = resident.add_adapter(adapter, seed)
     optimizer = Optimizer([(weights, config.learning_rate)], config, config.max_steps)
-    rng, history = random.Random(seed), []
-    waiting: list[Demonstration] = []
+    rng, waiting = random.Random(seed), list[int]()
+    history: History = []
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     resident.module.train(resident.lora.dropout > 0)  # dropout is for here and for the reward model's fit, as in TRL
+    begun = resumed(checkpoints, optimizer, history, meter)
     for step in range(config.max_steps):
         while len(waiting) < per_step:
-            waiting += rng.sample(demonstrations, len(demonstrations))
-        taken, waiting = waiting[:per_step], waiting[per_step:]
+            waiting += rng.sample(range(len(demonstrations)), len(demonstrations))
+        rows, waiting = waiting[:per_step], waiting[per_step:]
+        if step < begun:  # drawn again, so that the order goes on as it was
+            continue
+        if step > begun and checkpoints.is_due():
+            keep(checkpoints, weights, optimizer, history, meter)
+        taken = [demonstrations[row] for row in rows]
         batches = [
             resident.codec.encode([d.prompt for d in part], [d.completion for d in part], max_new_tokens=max_new_tokens)
             for part in _parts(taken, config.per_device_train_batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ from alignbench.api import (
     TokenBatch,
     Trial,
 )
+from alignbench.engine.checkpoint import Checkpoints, Saved, python_state
 from alignbench.engine.logprobs import spread
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer, checked
 from alignbench.engine.resident import Resident
+from alignbench.engine.resume import History, keep, misfit, take_back
 from alignbench.engine.sampling import sample
 from alignbench.engine.tokens import stacked
 from alignbench.errors import UserError
@@ -70,12 +73,14 @@ class LiveTrial(Trial):
         preferences: Sequence[dict[str, str]] | None = None,
         reward: RewardSource | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
     ) -> None:
         self._resident = resident
         self._config = config
         self._adapter = resident.add_adapter(POLICY, seed)
         self._extra: list[nn.Parameter] = []
         self._critic: list[nn.Parameter] = []
+        self._modules: list[nn.Module] = []  # of the method's own, as they were added
         self._optimizer: Optimizer | None = None
         self._added = torch.zeros((), device=resident.device)  # losses that `add_loss` took since the last step
         self._reward = reward
@@ -86,7 +91,12 @@ class LiveTrial(Trial):
         self._max_completion_tokens = max_completion_tokens or max_new_tokens
         self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
-        self.history: list[dict[str, float]] = []
+        self._checkpoints = checkpoints
+        self._streams: list[list[int]] = []  # rows that wait in each open stream, the outermost first
+        self._resumed: list[list[int]] = []  # the same, of streams that were open and are yet to be asked again
+        self._is_asked = False  # for a first batch
+        self.history: History = []
+        self.state: dict[str, Any] = {}
         self.policy = resident.module
         self.tokenizer = resident.codec.tokenizer
         self.device = resident.device
@@ -125,15 +135,79 @@ class LiveTrial(Trial):
         """Row numbers, `size` at a time, epoch after epoch without a remainder lost, until the budget is spent."""
         if count == 0:
             raise UserError("there is nothing to train on: the recipe gave no rows; check the task's data and splits")
-        waiting: list[int] = []
-        while not self.budget.is_spent:
-            while len(waiting) < size:
-                waiting += self.rng.sample(range(count), count)
-            yield waiting[:size]
-            waiting = waiting[size:]
+        is_outermost, self._is_asked = not self._is_asked, True
+        if is_outermost:
+            self._resume()
+        waiting = self._resumed.pop(0) if self._resumed else []
+        self._streams.append(waiting)
+        try:
+            while not self.budget.is_spent:
+                while len(waiting) < size:
+                    waiting += self.rng.sample(range(count), count)
+                taken = waiting[:size]
+                del waiting[:size]
+                yield taken
+                if is_outermost and not self.budget.is_spent:
+                    self._keep_if_due()
+        finally:  # the method has let go of it
+            self._streams = [rows for rows in self._streams if rows is not waiting]
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
         return self._resident.codec.encode(prompts, completions, max_new_tokens=self._max_completion_tokens)
+
+    # -------------------------------------------------------------------------------------------------------- resume
+
+    def _keep_if_due(self) -> None:
+        """Between two batches of the outermost stream, where a method called anew can be put; never in mid-step."""
+        if not self._checkpoints.is_due() or not (self._optimizer is None or self._optimizer.is_between_steps):
+            return
+        if json.loads(json.dumps(self.state)) != self.state:
+            raise TypeError(f"trial.state holds JSON values alone (lists, no tuples; keys are text), got {self.state}")
+        gaps = [[row, mean, gap] for (row, mean), gap in self._reference_gaps.items()]
+        keep(
+            self._checkpoints, self._adapter + self._extra, self._optimizer, self.history, self._meter,
+            {"trial.generator": self._generator.get_state(), **self._rest()},
+            {"rng": self.rng.getstate(), "streams": self._streams, "used": self.budget.used, "gaps": gaps,
+             "state": self.state},
+        )  # fmt: skip
+
+    def _resume(self) -> None:
+        """Take everything back to the last checkpoint, if there is one that fits what the method has built."""
+        saved = self._checkpoints.found
+        if saved is None:
+            return
+        weights, rest = self._adapter + self._extra, self._rest()
+        reason = misfit(saved, weights)
+        if rest.keys() != {name for name in saved.tensors if name.startswith("module.")}:
+            reason = "the method built other modules"
+        if reason is not None:
+            self._checkpoints.refuse(reason)
+            return
+        optimizer = None if saved.values["optimizer"] is None else self._stepper()
+        with torch.no_grad():
+            for name, tensor in rest.items():
+                tensor.copy_(saved.tensors[name])
+        self.budget.used = saved.values["used"]
+        self.state.clear()
+        self.state.update(saved.values["state"])
+        self._resumed = saved.values["streams"]
+        self._reference_gaps = {(row, mean): gap for row, mean, gap in saved.values["gaps"]}
+        take_back(saved, weights, optimizer, self.history, self._meter)
+        self._take_back_generators(saved)
+
+    def _take_back_generators(self, saved: Saved) -> None:
+        self.rng.setstate(python_state(saved.values["rng"]))
+        self._generator.set_state(saved.tensors["trial.generator"])
+
+    def _rest(self) -> dict[str, Tensor]:
+        """What the method's modules hold beside trained weights, such as a running mean."""
+        trained = {id(weight) for weight in self._extra}
+        return {
+            f"module.{i}.{name}": tensor
+            for i, module in enumerate(self._modules)
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if id(tensor) not in trained and isinstance(tensor, Tensor)
+        }
 
     # -------------------------------------------------------------------------------------------------------- passes
 
@@ -199,6 +273,7 @@ class LiveTrial(Trial):
 
     def add_trainable(self, module: nn.Module) -> nn.Module:
         module.to(self.device)
+        self._modules.append(module)
         self._train_too(module.parameters(), "add_trainable")
         return module
 

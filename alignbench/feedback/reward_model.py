@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alignbench.api import Config, RewardSource, TokenBatch
+from alignbench.engine.checkpoint import Checkpoints
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer, checked
 from alignbench.engine.resident import Resident
+from alignbench.engine.resume import History, keep, resumed
 from alignbench.errors import UserError
 from alignbench.suite.spec import RewardModelConfig
 
@@ -141,6 +143,7 @@ def fit_reward_model(
     seed: int,
     meter: Meter,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
 ) -> list[dict[str, float]]:
     """Fit to rows of prompt, chosen, rejected and, for the listwise loss, ranked texts. Returns loss and accuracy per
     step, measured before the step."""
@@ -151,11 +154,18 @@ def fit_reward_model(
     size = config.per_device_train_batch_size * config.gradient_accumulation_steps
     steps = -(-len(rows) // size) * config.num_train_epochs
     optimizer = Optimizer(groups, config, steps)
-    rng, history = random.Random(seed), []
+    rng = random.Random(seed)
+    history: History = []
     model.resident.module.train(model.resident.lora.dropout > 0)
+    begun, step = resumed(checkpoints, optimizer, history, meter), 0
     for _ in range(config.num_train_epochs):
-        order = rng.sample(list(rows), len(rows))
+        order = rng.sample(list(rows), len(rows))  # also of the epochs behind a checkpoint: the next follow from them
         for start in range(0, len(order), size):
+            step += 1
+            if step <= begun:
+                continue
+            if step > begun + 1 and checkpoints.is_due():
+                keep(checkpoints, optimizer.trained, optimizer, history, meter)
             taken, loss, hits = order[start : start + size], 0.0, 0
             for first in range(0, len(taken), config.per_device_train_batch_size):
                 part = taken[first : first + config.per_device_train_batch_size]

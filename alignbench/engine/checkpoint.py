@@ -1,0 +1,147 @@
+"""The state of a fit, kept between batches so that a killed stage goes on where it was, to the bit on a CPU.
+
+    checkpoint.json            the commit point: numbers, generators, the tensors' file and one sha256 over both parts
+    tensors.<hex>.safetensors  weights, optimiser, torch's generators
+
+The tensors' file has another name each time, and the JSON that names it is replaced in one rename: a process killed at
+any instant leaves the last checkpoint or the new one. The folder is the stage's own, so nothing here says which it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from alignbench.store import write_text
+
+NAME = "checkpoint.json"
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was read, tensors on the CPU."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]  # JSON
+
+
+class Checkpoints:
+    """Where a fit keeps its state, and how often. Off without a folder, or with 0 seconds."""
+
+    def __init__(self, folder: Path | None, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._clock = clock
+        self._last = clock()
+
+    @property
+    def is_on(self) -> bool:
+        return self._folder is not None and self._seconds > 0
+
+    def is_due(self) -> bool:
+        return self.is_on and self._clock() - self._last >= self._seconds
+
+    @cached_property
+    def found(self) -> Saved | None:
+        """What an earlier process left, every byte of it checked. One that cannot be read is said, and is None."""
+        if not self.is_on:
+            return None
+        assert self._folder is not None
+        try:
+            return _read(self._folder)
+        except FileNotFoundError as error:
+            if Path(error.filename or "").name == NAME:  # nothing was kept
+                return None
+            self.refuse("its tensors are missing")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.refuse(" ".join(str(error).split()) or type(error).__name__)
+        return None
+
+    def refuse(self, reason: str) -> None:
+        """Say, in one line, why a checkpoint is not used."""
+        warnings.warn(f"a checkpoint cannot be used ({reason}); the stage begins anew", stacklevel=3)
+
+    def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Keep a state and the global generators'. A disk that refuses is said: the fit is worth more than its copy."""
+        assert self._folder is not None
+        state, drawn = global_generators()
+        try:
+            _write(self._folder, {**tensors, **state}, {**values, **drawn})
+        except OSError as error:
+            warnings.warn(f"no checkpoint was kept ({error.strerror}); the stage goes on", stacklevel=2)
+        self._last = self._clock()
+
+
+def global_generators() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The states of Python's, numpy's and torch's global generators: tensors, and JSON values."""
+    tensors = {"global.torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        tensors["global.cuda"] = torch.cuda.get_rng_state()
+    drawn: dict[str, Any] = dict(np.random.get_state(legacy=False))  # type: ignore[arg-type]
+    key = drawn["state"]["key"].tolist()
+    drawn = {**drawn, "state": {**drawn["state"], "key": key}}
+    return tensors, {"global.python": random.getstate(), "global.numpy": drawn}
+
+
+def set_global_generators(saved: Saved) -> None:
+    torch.set_rng_state(saved.tensors["global.torch"])
+    if "global.cuda" in saved.tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved.tensors["global.cuda"])
+    random.setstate(python_state(saved.values["global.python"]))
+    drawn = saved.values["global.numpy"]
+    key = np.array(drawn["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**drawn, "state": {**drawn["state"], "key": key}})
+
+
+def python_state(state: Any) -> tuple[Any, ...]:
+    """A state of `random.Random` as JSON gave it back: lists where tuples were."""
+    version, internal, gauss = state
+    return version, tuple(internal), gauss
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"tensors.{uuid.uuid4().hex[:12]}.safetensors"
+    partial = folder / f".{path.name}"
+    # copies on the CPU: weights that share memory cannot stand in one file
+    save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    partial.rename(path)
+    body = json.dumps(values)  # NaN is allowed: a method may log it, and nobody but this module reads the file
+    head = {"tensors": path.name, "sha256": _checksum(path.name, digest, body)}
+    write_text(folder / NAME, json.dumps(head) + "\n" + body)
+    for other in [*folder.glob("tensors.*"), *folder.glob(".tensors.*")]:
+        if other != path:
+            with suppress(OSError):
+                other.unlink()
+
+
+def _read(folder: Path) -> Saved:
+    """ValueError if a byte of it is not what was written."""
+    head, _, body = (folder / NAME).read_text(encoding="utf-8").partition("\n")
+    facts = json.loads(head)
+    name = Path(facts["tensors"]).name
+    data = (folder / name).read_bytes()
+    if facts["sha256"] != _checksum(name, hashlib.sha256(data).hexdigest(), body):
+        raise ValueError("it is torn or altered")
+    return Saved(load(data), json.loads(body))
+
+
+def _checksum(name: str, tensors_digest: str, body: str) -> str:
+    return hashlib.sha256(f"{name}\n{tensors_digest}\n{body}".encode()).hexdigest()
