@@ -227,6 +227,25 @@ def test_what_a_stage_may_not_hold(store: Store, name: str) -> None:
     assert store.get(KEY) is None
 
 
+def test_scratch_outlives_a_failure_and_goes_with_the_publication(store: Store) -> None:
+    key, other = "ab" * 8, "cd" * 8
+
+    def fail_after(fill: Callable[[], object], key: str) -> None:
+        with store.publish(key, {}):
+            fill()
+            raise KeyboardInterrupt
+
+    for name in ("note", "second"):
+        with pytest.raises(KeyboardInterrupt):
+            fail_after(lambda name=name: (store.scratch(key) / name).write_text("kept"), key)  # type: ignore[misc]
+    assert {path.name for path in store.scratch(key).iterdir()} == {"note", "second"}
+    with store.publish(key, {}) as folder:
+        (folder / "x").write_text("x")
+    with pytest.raises(KeyboardInterrupt):
+        fail_after(lambda: (store.scratch(other) / "empty").mkdir(), other)
+    assert list((store.root / "scratch").iterdir()) == []
+
+
 def test_racing_processes_compute_once(store: Store) -> None:
     code = """
         with store.lock(KEY):

@@ -47,12 +47,12 @@ class Bench:
             raise OSError(f"stage {key} was published and cannot be read back; check the disk under {self.store.root}")
         return True
 
-    def work(self, stage: PlannedStage, folder: Path) -> LiveWork:
-        """The stage's own work in `folder`, not begun. What it rests on has to be in the store."""
+    def work(self, stage: PlannedStage, folder: Path, scratch: Path) -> LiveWork:
+        """The stage's own work in `folder`, not begun. What it rests on is in the store. `scratch` outlives it."""
         import_engine()
         from alignbench.run.work import LiveWork
 
-        return LiveWork(self.plan, stage, folder, lambda: self.engine, self._place, self.progress)
+        return LiveWork(self.plan, stage, folder, scratch, lambda: self.engine, self._place, self.progress)
 
     def _make(self, stage: PlannedStage) -> None:
         import_engine()
@@ -63,7 +63,7 @@ class Bench:
             "kind": stage.kind, "method": stage.options.get("method"), "title": stage.title, "machine": self.machine()
         }  # fmt: skip
         with self.store.publish(stage.key, meta) as folder:
-            work = self.work(stage, folder)
+            work = self.work(stage, folder, self.store.scratch(stage.key))
             run = STAGES[stage.kind] if stage.run is None else _function(stage.run)
             with isolated(work.seed), self._threads():
                 run(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -40,7 +41,7 @@ def sft(work: LiveWork) -> None:
     with work.resident("on") as resident:
         history = fit_supervised(
             resident, data, config, seed=work.seed, meter=work.meter, progress=work.progress,
-            max_new_tokens=limit,
+            max_new_tokens=limit, checkpoints=work.checkpoints,
         )  # fmt: skip
         resident.save_adapter("sft", work.folder)
     write_rows(work.folder / HISTORY, history)
@@ -115,7 +116,9 @@ def reward_model(work: LiveWork) -> None:
         model = RewardModel.fresh(
             resident, config.pooling, work.task.max_completion_tokens, work.seed, layers=config.layers
         )
-        history = fit_reward_model(model, rows, config, seed=work.seed, meter=work.meter, progress=work.progress)
+        history = fit_reward_model(
+            model, rows, config, seed=work.seed, meter=work.meter, progress=work.progress, checkpoints=work.checkpoints
+        )
         prompts = [row["prompt"] for row in rows] * 2
         model.calibrate(prompts, [row[side] for side in ("chosen", "rejected") for row in rows])
         model.save(work.folder)
@@ -151,16 +154,18 @@ def open_trial(work: LiveWork, stack: ExitStack) -> OpenTrial:
     o = work.options
     plugin = work.plan.catalog.method(o["method"])
     config = plugin.cls.Config(**o["config"])
-    scratch = work.folder / "workdir"
-    scratch.mkdir()
+    workdir = work.scratch / "workdir"
+    if work.checkpoints.found is None and workdir.exists():  # what a run left that will not be resumed
+        shutil.rmtree(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     has_reward = "reward" in work.stage.inputs or o["reward"] is not None
     reward = _open_reward(work, stack, "reward") if has_reward else None
     resident = stack.enter_context(work.resident("start"))
     trial = LiveTrial(
         resident, config, seed=work.seed, max_steps=o["max_steps"], max_new_tokens=work.task.max_new_tokens,
         max_completion_tokens=work.task.max_completion_tokens,
-        prompts=work.task.prompts("train"), meter=work.meter, workdir=scratch, reward=reward,
-        progress=work.progress,
+        prompts=work.task.prompts("train"), meter=work.meter, workdir=workdir, reward=reward,
+        progress=work.progress, checkpoints=work.checkpoints,
         preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
     )  # fmt: skip
     return OpenTrial(trial, plugin.cls(), config, resident)

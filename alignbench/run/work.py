@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alignbench.api import HumanModel, RewardSource, Rollout, SourceRoom, Work
+from alignbench.engine.checkpoint import Checkpoints
 from alignbench.engine.device import resolve_device
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Engine, Resident
@@ -38,6 +40,7 @@ class LiveWork(Work):
         plan: Plan,
         stage: PlannedStage,
         folder: Path,
+        scratch: Path,
         engine: Callable[[], Engine],
         place: Callable[[str], Path],
         progress: Callable[[int, int], None],
@@ -46,6 +49,7 @@ class LiveWork(Work):
         self.stage = stage
         self.options: Mapping[str, Any] = stage.options
         self.folder = folder
+        self.scratch = scratch  # for what outlives a kill, and is no part of the stage
         self.task: Any = plan.task if stage.run is None or stage.view == "scoring" else TrainingView(plan.task)
         self.seed = stage_seed(stage.kind, int(stage.options.get("seed", plan.suite.data_seed)))
         self._engine = engine
@@ -84,6 +88,10 @@ class LiveWork(Work):
         rollout = sample_texts(resident, prompts, max_new_tokens, temperature, self._generator, progress=self.progress)
         self.meter.add(tokens_generated=int(rollout.tokens.is_response.sum()))
         return rollout
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.scratch / "checkpoint", self.plan.suite.checkpoint_seconds)
 
     def count(self, **counts: int) -> None:
         self.meter.add(**counts)

@@ -2,6 +2,7 @@
 
     root/stages/<key[:2]>/<key>/   published: files and manifest.json, never changed afterwards
     root/tmp/                      being written, each folder locked by its writer
+    root/scratch/<key>/            what a stage keeps while it is computed; outlives a kill, goes when it is published
     root/locks/                    one lock file per key
     root/damaged/                  stages that failed verification, kept for inspection
 
@@ -74,16 +75,25 @@ class Store:
         except _DamageError as damage:
             raise KeyError(f"stage {key}: {damage}") from None
 
+    def scratch(self, key: str) -> Path:
+        """A folder for what a stage keeps between attempts, made on demand; for who holds the key's lock."""
+        self._place(key)
+        return self._made(self.root / "scratch" / key)
+
     @contextmanager
     def publish(self, key: str, meta: dict[str, Any]) -> Iterator[Path]:
         """A private folder to fill, which becomes the stage on a clean exit and vanishes on an exception.
 
         `meta` holds JSON values and is read at the exit, so the block may add what it measured. If the key was
-        published meanwhile, that stage stays and this one is dropped.
+        published meanwhile, that stage stays and this one is dropped. The stage's scratch goes once it is published.
         """
-        place = self._place(key)
+        place, scratch = self._place(key), self.root / "scratch" / key
         with self._private_folder(key) as folder:
-            yield folder
+            try:
+                yield folder
+            except BaseException:
+                _remove_if_empty(scratch)
+                raise
             _seal(folder, key, meta)
             self._made(place.parent)
             try:
@@ -96,6 +106,7 @@ class Store:
                         raise UserError(f"{place} is damaged and cannot be moved aside; delete it by hand") from None
                     folder.rename(place)
             _sync(place.parent, place.parent.parent)
+        shutil.rmtree(scratch, ignore_errors=True)
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
@@ -245,6 +256,13 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _checksum(manifest: Any) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Unless it, or a folder in it, holds a file."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def _made(folder: Path) -> Path:

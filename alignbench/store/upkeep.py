@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def prune(store: Store, older_than_days: float | None = None, larger_than_bytes:
                     left -= one.size_bytes
                 else:
                     freed.in_use += 1
-        freed.size_bytes += _emptied(store.root / "damaged") + _swept(store)
+        freed.size_bytes += _emptied(store.root / "damaged") + _swept(store) + _unscratched(store, older_than_days)
     return freed
 
 
@@ -131,6 +132,21 @@ def _remove(store: Store, key: str) -> bool:
         raise UserError(f"{folder} cannot be removed ({error.strerror}); see who owns it") from None
     shutil.rmtree(going, ignore_errors=True)
     return True
+
+
+def _unscratched(store: Store, older_than_days: float | None) -> int:
+    """Bytes of the scratch that went: that of published stages, and what nobody has touched for so many days."""
+    freed, locks = 0, store.root / "locks"
+    for folder in list((store.root / "scratch").glob("*")):
+        newest = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
+        is_old = older_than_days is not None and time.time() - newest > older_than_days * DAY
+        if is_old or store.has(folder.name):
+            locks.mkdir(exist_ok=True)
+            with suppress(OSError), flocked(locks / folder.name, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR | os.O_CREAT):
+                size = _size(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                freed += size
+    return freed
 
 
 def _emptied(folder: Path) -> int:

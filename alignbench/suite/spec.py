@@ -171,6 +171,7 @@ class Suite(Config):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)  # one run of each cell
     data_seed: Seed = 0  # splits, supervised start, samples, labels, reward model: what all seeds share
     max_steps: NonNegativeInt = 64  # optimiser steps, per method
+    checkpoint_seconds: Annotated[FiniteFloat, Field(ge=0)] = 60  # between two checkpoints of a fit; 0: none
     lora: Lora = Lora()
     task: Named = Named(name="sentiment")
     sft: Training = Training()

@@ -79,6 +79,19 @@ def test_without_a_bound_only_what_is_of_no_use_goes(store: Store) -> None:
     assert list((store.root / "damaged").iterdir()) == list((store.root / "tmp").iterdir()) == []
 
 
+def test_scratch_goes_when_it_is_old_or_its_stage_is_there_and_nobody_holds_its_lock(store: Store) -> None:
+    old, new, held = ("d0" * 8, "d1" * 8, "d2" * 8)
+    for key in (KEYS[0], old, new, held):
+        (store.scratch(key) / "x").write_bytes(b"x" * 50)
+        if key in (old, held):
+            for path in (store.scratch(key) / "x", store.scratch(key)):
+                os.utime(path, (0, 0))
+    with store.lock(held):
+        assert prune(store).size_bytes == 50  # that of a stage that is there
+        assert prune(store, older_than_days=1000).size_bytes == 50
+    assert sorted(path.name for path in (store.root / "scratch").iterdir()) == [new, held]
+
+
 def test_a_locked_stage_and_a_folder_being_written_stay(store: Store) -> None:
     with store.lock(KEYS[0]), store.publish("dd" * 8, {}) as writing:
         freed = prune(store, larger_than_bytes=0)

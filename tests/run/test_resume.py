@@ -1,0 +1,94 @@
+"""A stage whose process is killed goes on where it was, and ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignbench.engine.checkpoint import Checkpoints
+from alignbench.plugins import load_catalog
+from alignbench.run.execute import Bench
+from alignbench.store import Store
+from alignbench.suite.layout import make_plan
+from alignbench.suite.plan import Plan
+from alignbench.suite.spec import load_suite
+
+PPO = {
+    "rollout_batch_size": 8, "per_device_train_batch_size": 4, "num_ppo_epochs": 1, "kl_controller": "adaptive",
+    "learning_rate": 0.01,
+}  # fmt: skip
+DPO = {"per_device_train_batch_size": 4, "learning_rate": 0.01}
+
+
+def killed_at_its_first_checkpoint(plan: Plan, store: Store, key: str) -> bool:
+    """Compute a stage in a child that is killed as soon as it has kept a state; whether it was."""
+    child = os.fork()
+    if child == 0:
+        keep = Checkpoints.save
+
+        def save_and_die(self: Checkpoints, *state: Any) -> None:
+            keep(self, *state)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Checkpoints.is_due = lambda self: self.is_on  # type: ignore[method-assign]
+        Checkpoints.save = save_and_die  # type: ignore[method-assign]
+        try:
+            Bench(plan, store).compute(key)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def files(store: Store, key: str) -> dict[str, bytes]:
+    folder = store.get(key)
+    assert folder is not None
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"
+    }  # fmt: skip
+
+
+def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
+    suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"method": "ppo", "config": PPO}, {"method": "dpo", "config": DPO}]
+    plan = make_plan(load_suite(suite_file(rows)), load_catalog([]), ())
+    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    keys = list(dict.fromkeys(key for cell in plan.cells for key in plan.upstream(cell.train)))
+    seen: list[str] = []
+    for key in keys:
+        kind = plan.stages[key].kind
+        Bench(plan, whole).compute(key)
+        if killed_at_its_first_checkpoint(plan, killed, key):
+            seen.append(kind)
+            assert killed.get(key) is None
+            assert (killed.scratch(key) / "checkpoint" / "checkpoint.json").is_file()
+            Bench(plan, killed).compute(key)
+        assert files(killed, key) == files(whole, key), kind
+        assert not (killed.root / "scratch" / key).exists()
+        assert all("workdir" not in name for name in files(killed, key))
+    assert sorted(seen) == ["reward_model", "sft", "train", "train"]
+
+
+def test_seconds_between_checkpoints_change_no_key_and_0_keeps_none(
+    suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    row = [{"method": "dpo", "config": DPO}]
+    plans = [
+        make_plan(load_suite(suite_file(row, checkpoint_seconds=seconds)), load_catalog([]), ()) for seconds in (0, 5.5)
+    ]
+    assert plans[0].stages.keys() == plans[1].stages.keys()
+    store = Store(tmp_path / "off")
+    for key in plans[0].upstream(plans[0].cells[0].train):
+        assert not killed_at_its_first_checkpoint(plans[0], store, key)
+
+
+@pytest.mark.parametrize("seconds", [-1, "often"])
+def test_seconds_that_make_no_sense_are_refused(suite_file: Callable[..., Path], seconds: Any) -> None:
+    with pytest.raises(Exception, match="checkpoint_seconds"):
+        load_suite(suite_file(["dpo"], checkpoint_seconds=seconds))
