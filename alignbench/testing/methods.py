@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from alignbench.suite.build import PlanBuilder
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import Suite
 from alignbench.testing.configs import noting_reads, variations
-from alignbench.testing.kit import Unmet, check, trains
-from alignbench.testing.trials import MethodLab
+from alignbench.testing.kit import NotApplicable, Unmet, check, trains
+from alignbench.testing.stops import Resuming, Stopped, Stopping
+from alignbench.testing.trials import MethodLab, adapter_of
 from alignbench.testing.writes import watching_writes
 
 LLAMA = ("llama",)
+RESUME_STEPS = (4, 16, 64)  # budgets tried until one holds two batches
 
 
 @check(
@@ -127,6 +130,32 @@ def _(lab: MethodLab) -> None:
 
 
 @check(
+    "method", "resume_is_bit_identical", shapes=LLAMA, applies=trains,
+    requires="A run stopped between two batches and resumed from its checkpoint by a new process ends with the bits, "
+    "the history and the counts of one that was not stopped.",
+    cause="a number, a generator or an optimiser of the method's own that is not in `trial.state`, or a `trial.state` "
+    "that is read before the first batch",
+)  # fmt: skip
+def _(lab: MethodLab) -> None:
+    options = lab.calm(rollout_batch_size=8, num_ppo_epochs=1, kl_controller="adaptive", kl_horizon=10)
+    for steps in RESUME_STEPS:
+        with tempfile.TemporaryDirectory() as folder:
+            seen = [_resumed_at(lab, options, steps, at, Path(folder, str(at))) for at in (1, 2)]
+        if ends := [end for end in seen if end is not None]:
+            break
+    else:
+        raise NotApplicable(f"it asks for no second batch in {RESUME_STEPS[-1]} steps: it could only begin anew")
+    whole = _ended(lab, options, steps)
+    for place, end in enumerate(ends, start=1):
+        if moved := changed(whole.weights, end.weights):
+            raise Unmet(f"resumed at its checkpoint {place}, {len(moved)} weight tensors differ, {moved[0]} first")
+        if end.history != whole.history:
+            raise Unmet(f"resumed at its checkpoint {place}, the history is another one")
+        if end.counts != whole.counts:
+            raise Unmet(f"resumed at its checkpoint {place}, it counts {end.counts} instead of {whole.counts}")
+
+
+@check(
     "method", "surroundings_are_restored", shapes=LLAMA, applies=trains,
     requires="After the run the global generators, default dtype, grad mode, working directory and thread count are as "
     "before.",
@@ -208,6 +237,29 @@ def _(lab: MethodLab) -> None:
 def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that differ in any bit, and of those that only one side has."""
     return [n for n in {**before, **after} if n not in before or n not in after or not torch.equal(before[n], after[n])]
+
+
+class End(NamedTuple):
+    """What a run that may have been stopped is compared by."""
+
+    weights: dict[str, torch.Tensor]
+    history: str  # as text: in numbers, a NaN is not itself
+    counts: dict[str, int]
+
+
+def _resumed_at(lab: MethodLab, options: Mapping[str, Any], steps: int, at: int, scratch: Path) -> End | None:
+    """The end of a run stopped at its `at`-th checkpoint and resumed; None if it has fewer."""
+    try:
+        _ended(lab, options, steps, scratch=scratch, checkpoints=lambda folder: Stopping(folder, at))
+    except Stopped:
+        return _ended(lab, options, steps, scratch=scratch, checkpoints=Resuming)
+    return None
+
+
+def _ended(lab: MethodLab, options: Mapping[str, Any], steps: int, **where: Any) -> End:
+    with lab.opened(options, steps=steps, **where) as (trial, method, config, resident, work):
+        method.train(trial, config)
+        return End(adapter_of(resident), json.dumps(trial.history), dict(work.meter.counts))
 
 
 def _train(work: LiveWork) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from alignbench.api import AlignmentMethod, MethodConfig, TokenBatch
+from alignbench.engine.checkpoint import Checkpoints
 from alignbench.engine.device import isolated
 from alignbench.engine.resident import Resident
 from alignbench.engine.trial import POLICY, LiveTrial
@@ -134,17 +136,22 @@ class MethodLab:
             )  # fmt: skip
 
     @contextmanager
-    def opened(self, options: Mapping[str, Any], **where: Any) -> Iterator[Opened]:
-        """The real trial, ready for the method, under the isolation a run gives it."""
+    def opened(
+        self, options: Mapping[str, Any], checkpoints: Callable[[Path], Checkpoints] | None = None, **where: Any
+    ) -> Iterator[Opened]:
+        """The real trial, ready for the method, under the isolation a run gives it. `checkpoints`: made of the folder
+        they lie in, in place of the suite's own."""
         with self.working(options, **where) as work, isolated(work.seed), ExitStack() as stack:
+            if checkpoints is not None:
+                work.checkpoints = checkpoints(work.scratch / "checkpoint")
             opened = open_trial(work, stack)
             yield Opened(opened.trial, opened.method, opened.config, opened.resident, work)
 
     @contextmanager
-    def working(self, options: Mapping[str, Any], **where: Any) -> Iterator[LiveWork]:
+    def working(self, options: Mapping[str, Any], scratch: Path | None = None, **where: Any) -> Iterator[LiveWork]:
         """The train stage's own work, with all it rests on made."""
         plan = self.plan(options, **where)
-        with working(plan, plan.stage(plan.cells[0].train), self.store) as work:
+        with working(plan, plan.stage(plan.cells[0].train), self.store, scratch) as work:
             yield work
 
     def plan(

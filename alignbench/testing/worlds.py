@@ -26,7 +26,7 @@ def suite(shape: str, row: Any, steps: int, seed: int, **keys: Any) -> Suite:
     return Suite.model_validate(
         {
             "name": "conformance", "model": f"oracle-{shape}", "device": "cpu", "dtype": "float32", "seeds": [seed],
-            "max_steps": steps, "lora": {"r": 4, "alpha": 8}, "task": TASK,
+            "max_steps": steps, "checkpoint_seconds": 0, "lora": {"r": 4, "alpha": 8}, "task": TASK,
             "sft": {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 0.005},
             "comparisons": {"source": "human", "pairs": 24},
             "reward_model": {"per_device_train_batch_size": 8}, "evaluation": {"prompts": 1, "held_out_pairs": 1},
@@ -36,15 +36,15 @@ def suite(shape: str, row: Any, steps: int, seed: int, **keys: Any) -> Suite:
 
 
 @contextmanager
-def working(plan: Plan, stage: PlannedStage, store: Store) -> Iterator[LiveWork]:
-    """A stage ready to run in a folder that is gone afterwards."""
+def working(plan: Plan, stage: PlannedStage, store: Store, scratch: Path | None = None) -> Iterator[LiveWork]:
+    """A stage ready to run in a folder that is gone afterwards, its scratch too unless it is given."""
     folder = Path(tempfile.mkdtemp(prefix="stage-", dir=store.root))
     try:
         bench = Bench(plan, store)
         for key in plan.upstream(stage.key):
             if key != stage.key:
                 bench.compute(key)
-        yield bench.work(stage, folder)
+        yield bench.work(stage, folder, scratch or folder / "scratch")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -67,12 +67,13 @@ class PPO(AlignmentMethod):
         value_head = trial.add_trainable(head)
         if config.critic_adapter:
             trial.add_critic()
-        kl_coef = config.kl_coef
+        trial.state["kl_coef"] = config.kl_coef
         for prompts in trial.prompt_batches(config.rollout_batch_size):
+            kl_coef = trial.state["kl_coef"]  # read here: a resumed run has it back with its first batch
             episodes, kl_nats = collect(trial, prompts, value_head, config, kl_coef)
             optimise(trial, episodes, value_head, config)
             if config.kl_controller == "adaptive":
-                kl_coef = adapted(kl_coef, kl_nats, config.kl_target, len(prompts), config.kl_horizon)
+                trial.state["kl_coef"] = adapted(kl_coef, kl_nats, config.kl_target, len(prompts), config.kl_horizon)
 
 
 class Episodes(NamedTuple):

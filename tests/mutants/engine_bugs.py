@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alignbench.api import TokenBatch
 from alignbench.engine import resident as engine
 from alignbench.engine import trunk
+from alignbench.engine.checkpoint import python_state
 from alignbench.engine.optim import Optimizer
 from alignbench.engine.resident import Resident
 from alignbench.engine.tokens import Codec
@@ -205,6 +206,33 @@ def the_reference_is_read_off_the_policy_when_first_asked(patch: Patch) -> None:
         return read(self, tokens, temperature=temperature).detach()
 
     patch.setattr(LiveTrial, "reference_logprobs", late)
+
+
+@mutant(None, "ppo", "resume_is_bit_identical")
+def the_samplers_generator_is_in_no_checkpoint(patch: Patch) -> None:
+    patch.setattr(
+        LiveTrial, "_take_back_generators",
+        lambda self, saved: self.rng.setstate(python_state(saved.values["rng"])),
+    )  # fmt: skip
+
+
+@mutant(None, "ppo", "resume_is_bit_identical")
+def the_trials_own_rng_is_in_no_checkpoint(patch: Patch) -> None:
+    patch.setattr(
+        LiveTrial, "_take_back_generators",
+        lambda self, saved: self._generator.set_state(saved.tensors["trial.generator"]),
+    )  # fmt: skip
+
+
+@mutant(None, "dpo", "resume_is_bit_identical")
+def adamws_moments_are_in_no_checkpoint(patch: Patch) -> None:
+    restore = Optimizer.restore
+    patch.setattr(
+        Optimizer, "restore",
+        lambda self, tensors, values: restore(
+            self, {name: t for name, t in tensors.items() if not name.startswith("adamw.")}, values
+        ),
+    )  # fmt: skip
 
 
 @mutant(None, "harness", "a_fresh_policy_is_the_start")

@@ -13,6 +13,8 @@ from alignbench.api import TokenBatch
 from alignbench.engine.trial import LiveTrial
 from alignbench.feedback.judge import Judge
 from alignbench.feedback.length import Length
+from alignbench.rl import adapted
+from alignbench_ppo import PPO, collect, optimise
 
 
 @mutant(3, "ppo", "logprobs_are_asked_at_the_sampling_temperature")
@@ -117,6 +119,21 @@ def advantages_end_one_token_before_the_mask(patch: Patch) -> None:
 def a_method_does_not_say_how_many_tokens_it_averaged(patch: Patch) -> None:
     step = LiveTrial.step
     patch.setattr(LiveTrial, "step", lambda self, loss, count=1, **metrics: step(self, loss, count=1, **metrics))
+
+
+@mutant(None, "ppo", "resume_is_bit_identical")
+def the_adapted_coefficient_is_a_local_variable(patch: Patch) -> None:
+    def train(self: PPO, trial: Any, config: Any) -> None:
+        head = nn.Linear(trial.hidden_size(), 1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        value_head, kl_coef = trial.add_trainable(head), config.kl_coef
+        for prompts in trial.prompt_batches(config.rollout_batch_size):
+            episodes, kl_nats = collect(trial, prompts, value_head, config, kl_coef)
+            optimise(trial, episodes, value_head, config)
+            kl_coef = adapted(kl_coef, kl_nats, config.kl_target, len(prompts), config.kl_horizon)
+
+    patch.setattr(PPO, "train", train)
 
 
 @mutant(None, "ppo", "turned_labels_turn_the_policy")

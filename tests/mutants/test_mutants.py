@@ -72,6 +72,10 @@ def test_a_method_whose_batch_cannot_be_cut_is_not_blamed_for_it(name: str, reas
         check_of(name, "accumulation_changes_nothing")()
 
 
+def test_a_method_may_keep_a_number_in_the_trials_state() -> None:
+    check_of("remembering", "resume_is_bit_identical")()
+
+
 def test_a_method_may_save_in_its_workdir() -> None:
     check_of("hoarding", "files_stay_in_workdir")()
 

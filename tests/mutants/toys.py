@@ -56,6 +56,29 @@ class Undeclared(Sound):
         return Inputs(start := build.sft(), preferences=build.comparisons(start))
 
 
+@breaks("resume_is_bit_identical")
+class Counting(Sound):
+    def train(self, trial: Trial, config: Any) -> None:
+        for count, pair in enumerate(trial.preference_batches()):  # a resumed run counts from 0 again
+            margin = trial.logprob_gap(pair) - trial.reference_gap(pair)
+            loss = torch.nn.functional.softplus(-config.beta * margin) / (1 + count)
+            trial.step(loss.mean(), count=len(loss), margin_nats=margin.mean())
+
+
+class Remembering(Sound):
+    """The same, with its count where a resumed run finds it."""
+
+    name = "remembering"
+
+    def train(self, trial: Trial, config: Any) -> None:
+        trial.state["count"] = 0
+        for pair in trial.preference_batches():
+            margin = trial.logprob_gap(pair) - trial.reference_gap(pair)
+            loss = torch.nn.functional.softplus(-config.beta * margin) / (1 + trial.state["count"])
+            trial.state["count"] += 1
+            trial.step(loss.mean(), count=len(loss), margin_nats=margin.mean())
+
+
 @breaks("config_survives_yaml")
 class Doubling(Sound):
     class Config(Sound.Config):
