@@ -21,7 +21,7 @@ TABLE = {
     "store": "errors",
     "assets": "errors store",
     "suite": "__init__ api assets errors plugins store",
-    "engine": "api errors store suite.machine suite.spec",
+    "engine": "api errors suite.machine suite.spec",
     "feedback": "api engine errors hookspecs suite.spec",
     "tasks": "api assets engine errors feedback hookspecs store",
     "scoring": "api engine errors rl store",

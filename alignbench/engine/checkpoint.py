@@ -27,8 +27,6 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from alignbench.store import write_text
-
 NAME = "checkpoint.json"
 
 
@@ -116,20 +114,35 @@ def python_state(state: Any) -> tuple[Any, ...]:
 def _write(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tensors.{uuid.uuid4().hex[:12]}.safetensors"
-    partial = folder / f".{path.name}"
     # copies on the CPU: weights that share memory cannot stand in one file
-    save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    _put(path, lambda partial: save_file(copies, partial))
+    with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    partial.rename(path)
     body = json.dumps(values)  # NaN is allowed: a method may log it, and nobody but this module reads the file
-    head = {"tensors": path.name, "sha256": _checksum(path.name, digest, body)}
-    write_text(folder / NAME, json.dumps(head) + "\n" + body)
-    for other in [*folder.glob("tensors.*"), *folder.glob(".tensors.*")]:
+    head = json.dumps({"tensors": path.name, "sha256": _checksum(path.name, digest, body)})
+    _put(folder / NAME, lambda partial: partial.write_text(f"{head}\n{body}", encoding="utf-8"))
+    for other in [*folder.glob("tensors.*"), *folder.glob(".*")]:
         if other != path:
             with suppress(OSError):
                 other.unlink()
+
+
+def _put(path: Path, write: Callable[[Path], Any]) -> None:
+    """The file whole or not at all. Not by the store's writer: what the engine imports is in stages' keys."""
+    partial = path.with_name(f".{path.name}")
+    write(partial)
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(folder: Path) -> Saved:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alignbench.api import Demonstration, OptimizerConfig
-from alignbench.engine import resume
+from alignbench.engine import checkpoint, resume
 from alignbench.engine.checkpoint import Checkpoints, python_state
 from alignbench.engine.device import isolated
 from alignbench.engine.meter import Meter
@@ -286,11 +286,15 @@ def test_a_kill_between_the_two_parts_leaves_the_checkpoint_before(supervised, t
     with pytest.raises(Stopped):
         supervised(Stopping(tmp_path, 1))
 
-    def killed(path, text):
-        raise Stopped
+    put = checkpoint._put
+
+    def killed(path, write):
+        if path.name == checkpoint.NAME:
+            raise Stopped
+        put(path, write)
 
     with monkeypatch.context() as patch:
-        patch.setattr("alignbench.engine.checkpoint.write_text", killed)
+        patch.setattr(checkpoint, "_put", killed)
         with pytest.raises(Stopped):
             supervised(Stopping(tmp_path, 1))
     assert supervised(Resuming(tmp_path)) == supervised(OFF)
