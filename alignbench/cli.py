@@ -220,7 +220,7 @@ def _catalog(modules: list[str] | None):  # type: ignore[no-untyped-def]  # Cata
 
 
 def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]  # as above
-    from alignbench.suite.layout import make_plan
+    from alignbench.planning.layout import make_plan
     from alignbench.suite.spec import find_suite, load_suite
 
     return make_plan(load_suite(find_suite(name)), _catalog(modules), modules or ())

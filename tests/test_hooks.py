@@ -14,8 +14,8 @@ from alignbench import MethodConfig, hookspecs
 from alignbench.assets.fetch import asset_folder
 from alignbench.assets.toys import TOYS
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import CONTRACTS, load_catalog
-from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 from alignbench_ppo import PPO
 

@@ -32,6 +32,8 @@ from alignbench.engine.trunk import Trunk, blocks, positions
 from alignbench.errors import UserError
 from alignbench.suite.spec import Lora
 
+POLICY, CRITIC = "policy", "critic"  # adapters of a trial
+
 
 class Resident:
     """A base model with start adapters merged in, frozen, in eval mode."""

@@ -6,18 +6,38 @@ bfloat16 up to the rounding of weights that long samples are drawn from (see `lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from alignbench.api import Rollout
 from alignbench.engine.cache import grouped, is_roomy, make_cache, start
 from alignbench.engine.resident import Resident, positions
 
+SAMPLING_ROWS = 128
 WORTH_MERGING = 16  # new tokens from which on adding an adapter to the weights costs less than passing it at each
 COLUMNS = 256  # the vocabulary is searched in two steps: which block of columns, then which column
+
+
+def sample_texts(
+    resident: Resident, prompts: Sequence[str], max_new_tokens: int, temperature: float, generator: torch.Generator,
+    rows: int = SAMPLING_ROWS, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rollout:  # fmt: skip
+    """Completions of `prompts` by whatever adapter is active, `rows` prompts at a time."""
+    heads = [resident.codec.fitting(prompt, max_new_tokens) for prompt in prompts]
+    tails: list[list[int]] = []
+    for first in range(0, len(heads), rows):
+        tails += sample(resident, heads[first : first + rows], max_new_tokens, temperature, generator)
+        progress(len(tails), len(heads))
+    return Rollout(
+        prompts=list(prompts),
+        completions=[resident.codec.text(tail) for tail in tails],
+        tokens=resident.codec.pack(heads, tails),
+        is_ended=torch.tensor([tail[-1] == resident.codec.eos for tail in tails], device=resident.device),
+    )
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:

@@ -26,33 +26,14 @@ from alignbench.engine.checkpoint import Checkpoints, Saved, python_state
 from alignbench.engine.logprobs import spread
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer, checked
-from alignbench.engine.resident import Resident
+from alignbench.engine.resident import CRITIC, Resident
+from alignbench.engine.resident import POLICY as POLICY  # for those who import it from here
 from alignbench.engine.resume import History, keep, misfit, take_back
-from alignbench.engine.sampling import sample
+from alignbench.engine.sampling import sample_texts
 from alignbench.engine.tokens import stacked
 from alignbench.errors import UserError
 
-POLICY, CRITIC = "policy", "critic"
-SAMPLING_ROWS = 128
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
-
-
-def sample_texts(
-    resident: Resident, prompts: Sequence[str], max_new_tokens: int, temperature: float, generator: torch.Generator,
-    rows: int = SAMPLING_ROWS, progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Rollout:  # fmt: skip
-    """Completions of `prompts` by whatever adapter is active, `rows` prompts at a time."""
-    heads = [resident.codec.fitting(prompt, max_new_tokens) for prompt in prompts]
-    tails: list[list[int]] = []
-    for start in range(0, len(heads), rows):
-        tails += sample(resident, heads[start : start + rows], max_new_tokens, temperature, generator)
-        progress(len(tails), len(heads))
-    return Rollout(
-        prompts=list(prompts),
-        completions=[resident.codec.text(tail) for tail in tails],
-        tokens=resident.codec.pack(heads, tails),
-        is_ended=torch.tensor([tail[-1] == resident.codec.eos for tail in tails], device=resident.device),
-    )
 
 
 class LiveTrial(Trial):

@@ -55,8 +55,8 @@ def run_suite(
 def compute_stage(key: str, file: Path) -> str:
     """Compute the stage whose key begins with `key`, or find it. Says which. UserError if the plan has no such stage,
     or if this machine would make other bytes under that key."""
+    from alignbench.planning.layout import make_plan
     from alignbench.plugins import load_catalog
-    from alignbench.suite.layout import make_plan
     from alignbench.suite.plan import plan_of
     from alignbench.suite.spec import Suite
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UserError
+from alignbench.stages.registry import KINDS
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
 
 if TYPE_CHECKING:  # torch is imported when the first stage has to be computed
     from alignbench.engine.resident import Engine
-    from alignbench.run.work import LiveWork
+    from alignbench.stages.work import LiveWork
 
 TOY_BYTES = 32 << 20  # of weights
 
@@ -50,21 +51,20 @@ class Bench:
     def work(self, stage: PlannedStage, folder: Path, scratch: Path) -> LiveWork:
         """The stage's own work in `folder`, not begun. What it rests on is in the store. `scratch` outlives it."""
         import_engine()
-        from alignbench.run.work import LiveWork
+        from alignbench.stages.work import LiveWork
 
-        return LiveWork(self.plan, stage, folder, scratch, lambda: self.engine, self._place, self.progress)
+        return LiveWork(self.plan, stage, folder, scratch, lambda: self.engine, self._place, self.progress, KINDS)
 
     def _make(self, stage: PlannedStage) -> None:
         import_engine()
         from alignbench.engine.device import isolated
-        from alignbench.run.stages import STAGES
 
         meta: dict[str, Any] = {
             "kind": stage.kind, "method": stage.options.get("method"), "title": stage.title, "machine": self.machine()
         }  # fmt: skip
         with self.store.publish(stage.key, meta) as folder:
             work = self.work(stage, folder, self.store.scratch(stage.key))
-            run = STAGES[stage.kind] if stage.run is None else _function(stage.run)
+            run = KINDS[stage.kind].make if stage.run is None else _function(stage.run)
             with isolated(work.seed), self._threads():
                 run(work)
             meta["cost"] = work.meter.reading()
@@ -132,7 +132,11 @@ def import_engine() -> None:
     was_on = gc.isenabled()
     gc.disable()
     try:
-        import alignbench.run.stages  # noqa: F401
+        import alignbench.engine.trial
+        import alignbench.feedback.reward_model
+        import alignbench.scoring.closed_form
+        import alignbench.scoring.evaluate
+        import alignbench.stages.work  # noqa: F401
     finally:
         if was_on:
             gc.enable()

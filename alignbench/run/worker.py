@@ -46,10 +46,10 @@ def serve(orders: Connection, log: Connection, plan: str, home: str, threads: in
 
 def _bench(plan: str, home: str, threads: int | None, plugins: list[str]) -> Any:
     """The plan on a catalog of the harness's own plugins and of those that the stage needs, and no others."""
+    from alignbench.planning.layout import make_task
     from alignbench.plugins import load_catalog
     from alignbench.run.execute import Bench, import_engine
     from alignbench.store import Store
-    from alignbench.suite.layout import make_task
     from alignbench.suite.plan import plan_of
     from alignbench.suite.spec import Suite
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from alignbench.api import OptimizerConfig, TokenBatch
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer
-from alignbench.engine.resident import Resident
-from alignbench.engine.trial import POLICY, sample_texts
+from alignbench.engine.resident import POLICY, Resident
+from alignbench.engine.sampling import sample_texts
 from alignbench.feedback.reward_model import RewardModel, fit_reward_model, pool
 from alignbench.scoring import closed_form
 from alignbench.scoring.evaluate import measure_kl

@@ -24,10 +24,11 @@ from alignbench.engine.resident import Engine, Resident
 from alignbench.engine.trial import POLICY, LiveTrial
 from alignbench.errors import UserError
 from alignbench.feedback.checked import Checked
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import Catalog, Plugin
-from alignbench.run.work import LiveWork
+from alignbench.stages.comparisons import Comparisons
+from alignbench.stages.work import LiveWork
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import Lora
 from alignbench.testing.texts import COMPLETIONS, PROMPTS
 from alignbench.testing.worlds import TASK, shake, suite, working
@@ -54,9 +55,9 @@ class SourceLab:
         """The source with these options, behind the harness's guard, and the work whose meter it is billed to."""
         wanted = {"source": self.plugin.name, "options": dict(options or {}), "pairs": 24}
         plan = make_plan(suite(self.shape, Idle.name, 0, 0, comparisons=wanted), self.catalog)
-        stage = next(stage for stage in plan.stages.values() if stage.kind == "comparisons")
+        stage = next(stage for stage in plan.stages.values() if stage.kind == Comparisons.name)
         with working(plan, stage, self.store) as work, isolated(work.seed), ExitStack() as stack:
-            source = work.open_source(stack, stage.options["source"], stage.options["options"])
+            source = work.open_source(stack, Comparisons.Options(**stage.options).source)
             assert isinstance(source, Checked)
             yield source, work
 

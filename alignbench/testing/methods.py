@@ -17,10 +17,10 @@ import yaml
 
 from alignbench.api import NEEDS, MethodConfig, RewardSource, Task, Work
 from alignbench.engine.device import isolated
-from alignbench.run.stages import open_trial
-from alignbench.run.work import LiveWork
+from alignbench.planning.build import PlanBuilder
+from alignbench.stages.train import open_trial
+from alignbench.stages.work import LiveWork
 from alignbench.store import Store
-from alignbench.suite.build import PlanBuilder
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import Suite
 from alignbench.testing.configs import noting_reads, variations

@@ -24,13 +24,13 @@ from alignbench.engine.device import isolated
 from alignbench.engine.resident import Resident
 from alignbench.engine.trial import POLICY, LiveTrial
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import Catalog, Plugin
-from alignbench.run.stages import open_trial
-from alignbench.run.work import LiveWork
 from alignbench.scoring import closed_form
 from alignbench.scoring.evaluate import measure_kl
+from alignbench.stages.train import open_trial
+from alignbench.stages.work import LiveWork
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.testing.tape import Tape, recording, turned_round, widened, wrapped
 from alignbench.testing.worlds import TASK, suite, working

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from alignbench.run.execute import Bench
-from alignbench.run.work import LiveWork
+from alignbench.stages.work import LiveWork
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
 from alignbench.suite.spec import Suite

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.execute import import_engine
 from alignbench.run.here import run_here
 from alignbench.run.schedule import Watcher
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from alignbench.engine.cache import is_roomy
-from alignbench.engine.sampling import WORTH_MERGING, draw, next_logits, sample
-from alignbench.engine.trial import sample_texts
+from alignbench.engine.sampling import WORTH_MERGING, draw, next_logits, sample, sample_texts
 
 MODELS = ["gpt2", "llama", "granite", "gemma2"]
 PROMPTS = ["the film is", "a", "the plot of the long film", "", "a bad one and"]

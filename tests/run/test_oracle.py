@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.report.table import to_markdown
 from alignbench.run.here import run_here
 from alignbench.scoring.record import ENUMERATED
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 

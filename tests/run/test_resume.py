@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from alignbench.engine.checkpoint import Checkpoints
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.execute import Bench
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.execute import import_engine
 from alignbench.run.here import run_here
 from alignbench.run.schedule import Outcome, Watcher
 from alignbench.scoring.record import COUNTS, PER_PROMPT
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 
 ROLLOUTS = {"rollout_batch_size": 8, "per_device_train_batch_size": 4, "learning_rate": 0.01}

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.crew import ProcessCrew
 from alignbench.run.here import run_here
 from alignbench.run.logs import HEAD, TAIL, read_log
 from alignbench.run.schedule import Outcome, Schedule, Watcher
 from alignbench.store import Store
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 

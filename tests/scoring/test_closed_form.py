@@ -9,7 +9,7 @@ import torch
 
 from alignbench.assets.toys import TOYS, build_toy
 from alignbench.engine.resident import Resident
-from alignbench.engine.trial import sample_texts
+from alignbench.engine.sampling import sample_texts
 from alignbench.errors import UserError
 from alignbench.scoring import closed_form as exact
 from alignbench.scoring.evaluate import measure_kl

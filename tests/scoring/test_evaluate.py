@@ -5,7 +5,7 @@ import torch
 from peft import PeftModel
 
 from alignbench.api import Config, Decoding, Pair, RewardSource
-from alignbench.engine.trial import sample_texts
+from alignbench.engine.sampling import sample_texts
 from alignbench.scoring.evaluate import (
     decoding_weights,
     expected,

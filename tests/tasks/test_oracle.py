@@ -14,8 +14,8 @@ from alignbench.api import SourceRoom
 from alignbench.assets.toys import END, TOYS, build_toy
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Resident
+from alignbench.engine.sampling import sample_texts
 from alignbench.engine.supervised import fit_supervised
-from alignbench.engine.trial import sample_texts
 from alignbench.feedback.judge import Judge
 from alignbench.scoring.closed_form import completion_logprobs, total_variation
 from alignbench.suite.spec import Lora, Training

@@ -10,8 +10,8 @@ import torch
 
 from alignbench.api import AlignmentMethod
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
-from alignbench.suite.layout import make_plan
 from alignbench.suite.spec import load_suite
 from alignbench_baselines import SFT, BestOf, BestOfN
 

@@ -8,10 +8,10 @@ import pytest
 
 from alignbench.api import Rubric
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.here import run_here
 from alignbench.store import Store, read_rows
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 from alignbench.tasks.hh import HH
@@ -115,8 +115,8 @@ def test_the_judge_compares_the_new_starts_samples_by_the_same_principles(plan: 
     train, plain = (plan.stage(cell.train) for cell in plan.cells)
     labels = plan.stage(train.key, "reward", "comparisons")
     principles = load_constitution("harmless", HH.rubric).principles
-    assert labels.options["source"] == "judge"
-    assert labels.options["options"]["guidelines"] == [p.preference for p in principles]
+    assert labels.options["source"]["name"] == "judge"
+    assert labels.options["source"]["options"]["guidelines"] == [p.preference for p in principles]
     assert plan.stage(labels.key, "samples").inputs["start"] == train.inputs["start"]
     theirs = plan.stage(plain.key, "reward", "comparisons")
     assert {name for name in labels.options if labels.options[name] != theirs.options[name]} == {"options"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
-from alignbench.suite.layout import make_plan
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 from alignbench_ppo import PPO
@@ -25,7 +25,7 @@ def test_it_differs_from_ppo_in_who_labels_the_same_samples(suite_file) -> None:
     assert people.kind == judge.kind == "reward_model"
     assert dict(people.options) == dict(judge.options)
     labels = [plan.stage(fitted.key, "comparisons") for fitted in (people, judge)]
-    assert [stage.options["source"] for stage in labels] == ["length", "judge"]
+    assert [stage.options["source"]["name"] for stage in labels] == ["length", "judge"]
     assert len({stage.inputs["samples"] for stage in labels}) == 1
     assert len({plan.stage(cell.train).inputs["start"] for cell in plan.cells}) == 1
     assert plan.cells[1].proxy == "reward_model(judge)"

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignbench.suite import code
+from alignbench.planning import code
 
 CORE = "alignbench"
 LIBRARIES = {
@@ -56,7 +56,7 @@ def contents(names: Iterable[str], core_only: bool = False, without: Collection[
     """Digests of all that the modules rest on, by their names below the folder they are imported from.
 
     Of a package everything counts, its data and its compiled files too, for any part may read them; but not its tests.
-    `core_only` stays within alignbench, whose files count one by one; `without` names modules to stop at.
+    `core_only` stays within alignbench, whose files count one by one; `without` names modules and packages to stop at.
     """
     entries: dict[str, Place] = {}
     for name in sorted(set(names)):
@@ -77,11 +77,14 @@ def _search(entries: list[str], core_only: bool, without: Collection[str]) -> Fo
     found = Found({}, {})
     places: dict[str, Place | None] = {}
     listed: set[Path] = set()  # packages
-    seen, queue = set(without), list(entries)
+    seen: set[str] = set()
+    queue = list(entries)
     while queue:
         name = queue.pop()
         root = _root(name)
         if name in seen or root in FOREIGN or (core_only and root != CORE):
+            continue
+        if any(name == stop or name.startswith(f"{stop}.") for stop in without):
             continue
         seen.add(name)
         place = locate(name, places)

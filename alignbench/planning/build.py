@@ -10,11 +10,16 @@ from typing import Any
 
 from alignbench.api import RecipeBuilder, Rubric, SourceRef, Stage, Task, View, Work
 from alignbench.errors import UserError
+from alignbench.planning import keys
 from alignbench.plugins import Catalog, Plugin
-from alignbench.suite import keys
-from alignbench.suite.spec import Comparisons, Suite
-
-HUMAN = "human"  # the comparisons that come with the task, already labelled by people
+from alignbench.stages.comparisons import Comparisons
+from alignbench.stages.human_comparisons import HUMAN, HumanComparisons
+from alignbench.stages.joined_comparisons import JoinedComparisons
+from alignbench.stages.kind import Source
+from alignbench.stages.reward_model import FittedRewardModel
+from alignbench.stages.samples import Samples
+from alignbench.stages.sft import SFT
+from alignbench.suite.spec import Suite
 
 
 class PlanBuilder(RecipeBuilder):
@@ -31,46 +36,40 @@ class PlanBuilder(RecipeBuilder):
         self.was_asked_for_reward = False
 
     def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
-        options = {**self._suite.sft.model_dump(mode="json"), "seed": self._suite.data_seed}
-        return Stage("sft", options, present(data=data, on=on))
+        return SFT.stage({"data": data, "on": on}, **dict(self._suite.sft), seed=self._suite.data_seed)
 
     def samples(self, start: Stage | None) -> Stage:
-        options = {
-            **self._suite.samples.model_dump(mode="json"),
-            "prompts": self._suite.comparisons.pairs,
-            "seed": self._suite.data_seed,
-        }
-        return Stage("samples", options, present(start=start))
+        wanted = {**dict(self._suite.samples), "prompts": self._suite.comparisons.pairs}
+        return Samples.stage({"start": start}, **wanted, seed=self._suite.data_seed)
 
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
         where = (
             ("comparisons", "source") if source.name == self._suite.comparisons.source else ("methods", self._row or 0)
         )
         plugin = self._source(source.name, *where)
-        inputs = {"samples": samples}
-        if plugin.cls.simulates_humans:
-            inputs["gold"] = gold_of(self._suite, self._catalog, self._task)
-        return Stage(
-            "comparisons",
-            {**self._source_options(plugin, source.options, *where), "seed": self._suite.data_seed},
-            inputs,
-        )
+        gold = gold_of(self._suite, self._catalog, self._task) if plugin.cls.simulates_humans else None
+        return Comparisons.stage(
+            {"samples": samples, "gold": gold},
+            source=self._checked(plugin, source.options, *where), seed=self._suite.data_seed,
+        )  # fmt: skip
 
     def comparisons(self, start: Stage | None) -> Stage:
-        wanted: Comparisons = self._suite.comparisons
+        wanted = self._suite.comparisons
         if wanted.source == HUMAN:
             return self._human(wanted.pairs)
         labelled = self.compare(self.samples(start), SourceRef(wanted.source, wanted.options))
         if not wanted.human_pairs:
             return labelled
-        return Stage("joined_comparisons", {}, {"samples": labelled, "human": self._human(wanted.human_pairs)})
+        return JoinedComparisons.stage({"samples": labelled, "human": self._human(wanted.human_pairs)})
 
     def _human(self, pairs: int) -> Stage:
-        return Stage("human_comparisons", {"pairs": pairs, "seed": self._suite.data_seed})
+        return HumanComparisons.stage(pairs=pairs, seed=self._suite.data_seed)
 
     def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:
-        options = {**self._suite.reward_model.model_dump(mode="json"), "seed": self._suite.data_seed}
-        return Stage("reward_model", options, present(start=start, comparisons=comparisons))
+        return FittedRewardModel.stage(
+            {"start": start, "comparisons": comparisons},
+            **dict(self._suite.reward_model), seed=self._suite.data_seed,
+        )  # fmt: skip
 
     def reward(self, start: Stage | None) -> Stage | SourceRef:
         self.was_asked_for_reward = True
@@ -90,7 +89,7 @@ class PlanBuilder(RecipeBuilder):
                 "drop the key to fit a reward model to its labels",
                 *place,
             )
-        self._source_options(plugin, reward.options, *place, *(["options"] if where == ("reward",) else []))
+        self._checked(plugin, reward.options, *place, *(["options"] if where == ("reward",) else []))
 
     def stage(self, kind: str, run: Callable[[Work], None], inputs: Mapping[str, Stage], **options: Any) -> Stage:
         if "." in run.__qualname__:
@@ -109,27 +108,12 @@ class PlanBuilder(RecipeBuilder):
         except UserError as error:
             raise self._suite.error(str(error), *where) from None
 
-    def _source_options(self, plugin: Plugin[Any], options: Mapping[str, Any], *where: str | int) -> dict[str, Any]:
+    def _checked(self, plugin: Plugin[Any], options: Mapping[str, Any], *where: str | int) -> Source:
         checked = self._suite.check_options(plugin.cls.Config, options, *where)
-        return {
-            "source": plugin.name,
-            "options": checked.model_dump(mode="json"),
-            **keys.source_facts(plugin.cls, checked),
-        }
+        facts = keys.source_facts(plugin.cls, checked)
+        return Source(name=plugin.name, options=checked.model_dump(mode="json"), **facts)
 
 
 def gold_of(suite: Suite, catalog: Catalog, task: Task) -> Stage:
     """The stage of the gold reward. A task's own stages see all of its data; no recipe is handed this builder."""
     return task.gold(PlanBuilder(suite, catalog, task, view="scoring"))
-
-
-def labellers(comparisons: Stage) -> str:
-    """Who labelled a stage of comparisons: a source, people, or both."""
-    if comparisons.kind == "joined_comparisons":
-        return " + ".join(labellers(part) for part in comparisons.inputs.values())
-    return str(comparisons.options.get("source", HUMAN))
-
-
-def present(**stages: Stage | None) -> dict[str, Stage]:
-    """The inputs that there are."""
-    return {name: stage for name, stage in stages.items() if stage is not None}

@@ -18,7 +18,9 @@ import alignbench
 from alignbench.api import Config, RewardSource
 from alignbench.engine.device import resolve_device, resolve_dtype
 from alignbench.errors import UserError
-from alignbench.suite import closure, code, keys, machine
+from alignbench.planning import closure, code, keys
+from alignbench.stages.registry import KINDS
+from alignbench.suite import machine
 
 LONE = "from alignbench.api import RewardSource\nfrom {helper} import loss\n\n\nclass Mine(RewardSource):\n    pass\n"
 HELPER = '"""A loss."""\n\n\ndef loss(x):\n    """Of x."""\n    return -x  # falls\n'
@@ -278,7 +280,7 @@ def test_an_answer_kept_on_disk_is_the_answer_and_a_damaged_file_costs_nothing(w
 
 def test_the_same_size_and_a_time_put_back_do_not_hide_an_edit_from_the_next_process(write):
     root = write(**{"zz_lone.py": LONE.format(helper="zz_helper"), "zz_helper.py": HELPER})
-    ask = "import zz_lone; from alignbench.suite.keys import class_source as s; print(s(zz_lone.Mine))"
+    ask = "import zz_lone; from alignbench.planning.keys import class_source as s; print(s(zz_lone.Mine))"
     path = os.pathsep.join([str(root), str(Path(alignbench.__file__).parents[1])])
 
     def asked() -> str:
@@ -317,36 +319,62 @@ def test_pythons_version_counts():
     assert keys.libraries()["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_a_stage_rests_on_what_it_runs():
-    def rests_on(module: str) -> set[str]:
-        return set(closure.contents([module], core_only=True, without=keys.PLANNING))
-
-    sft, judge = rests_on("alignbench.engine.supervised"), rests_on("alignbench.feedback.judge")
-    assert {"alignbench/engine/supervised.py", "alignbench/engine/lora.py"} <= sft
-    assert not any(name.startswith(("alignbench/feedback/", "alignbench/tasks/", "alignbench/report/")) for name in sft)
-    assert "alignbench/feedback/judge.py" in judge
-    assert "alignbench/feedback/judge.py" not in rests_on("alignbench.run.stages")  # what labels is in the source's key
-    with pytest.raises(ModuleNotFoundError, match="no module"):
-        keys.harness_source(("alignbench.absent",))
+ALL = set(KINDS)
 
 
-def test_an_edit_of_the_judge_redoes_what_the_judge_labels_and_no_sft(monkeypatch):
-    from alignbench.feedback.judge import Judge
-
-    def asked() -> tuple[str, str, str]:
-        keys.harness_source.cache_clear()
+@pytest.mark.parametrize(
+    ("file", "redone"),
+    [
+        ("stages/train.py", {"train"}),
+        ("engine/trial.py", {"train"}),
+        ("engine/supervised.py", {"sft"}),
+        ("feedback/reward_model.py", {"reward_model"}),  # whoever uses one has its stage's key among its inputs
+        ("scoring/evaluate.py", {"completions", "reward_card", "score"}),
+        ("scoring/closed_form.py", {"closed_form"}),
+        ("engine/resident.py", ALL),
+        ("engine/sampling.py", ALL),
+        ("stages/work.py", ALL),
+        ("feedback/judge.py", set()),  # what labels is in the source's own key
+        ("tasks/oracle.py", set()),
+        ("planning/rows.py", set()),
+        ("suite/spec.py", set()),
+        ("store/artefacts.py", set()),
+        ("run/execute.py", set()),
+        ("report/table.py", set()),
+    ],
+)
+def test_an_edit_redoes_the_kinds_that_run_it_and_no_others(monkeypatch, file, redone):
+    def asked() -> dict[str, str]:
         closure._MEMO.clear()
-        sft = keys.harness_source(("alignbench.engine.supervised",))
-        return sft, keys.harness_source(), keys.class_source(Judge)
+        return {name: keys.stage_source(type(kind)) for name, kind in KINDS.items()}
 
+    path = Path(alignbench.__file__).parent / file
+    assert path.exists()
     before, facts = asked(), code.facts
-    monkeypatch.setattr(
-        code, "facts", lambda path: facts(path)._replace(digest="edited") if path.name == "judge.py" else facts(path)
-    )
+    monkeypatch.setattr(code, "facts", lambda at: facts(at)._replace(digest="edited") if at == path else facts(at))
     after = asked()
-    assert [b == a for b, a in zip(before, after, strict=True)] == [True, False, False]
     monkeypatch.undo()
-    asked()
+    assert {name for name in KINDS if before[name] != after[name]} == redone
+    assert asked() == before
+
+
+def test_a_plugins_own_stage_rests_on_what_it_is_handed():
+    said = closure.contents(["alignbench.stages.work"], core_only=True, without=keys.ASIDE)
+    assert {"alignbench/stages/work.py", "alignbench/stages/view.py", "alignbench/engine/sampling.py"} <= said.keys()
+    assert keys.stage_source(None) == keys.digest(said)
+
+
+def test_a_tasks_data_does_not_rest_on_the_engine_that_its_gold_runs_on():
+    data = closure.contents(["alignbench.tasks.sentiment"], without=keys.NOT_DATA)
+    gold = closure.contents(["alignbench.tasks.sentiment"], without=keys.ASIDE)
+    assert "alignbench/tasks/ratings.py" in data
+    assert not any(name.startswith("alignbench/engine/") for name in data)
+    assert "alignbench/engine/resident.py" in gold
+
+
+def test_a_module_that_is_not_there_is_no_key():
+    with pytest.raises(ModuleNotFoundError, match="no module"):
+        keys.module_source(["alignbench.absent"])
 
 
 class Weighted(RewardSource):

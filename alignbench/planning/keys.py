@@ -13,24 +13,16 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import alignbench
 from alignbench.api import Config, RewardSource
-from alignbench.suite import closure, code
+from alignbench.planning import closure
 from alignbench.suite.machine import resolved
 
-TENSOR_ROOMS = (
-    "api", "engine", "feedback", "tasks", "rl.py", "scoring/closed_form.py", "scoring/evaluate.py", "run/stages.py",
-    "run/work.py",
-)  # fmt: skip
-# They lay out stages, whose options and inputs are hashed as such, and touch no tensor.
-_PLANNING_FILES = ("build", "closure", "code", "keys", "kinds", "layout", "plan")
-PLANNING = frozenset(
-    {"alignbench.cli", "alignbench.plugins", *(f"alignbench.suite.{name}" for name in _PLANNING_FILES)}
-)
+# What no stage's code is followed into: it says what is to be computed, which the key holds as values, or keeps it.
+ASIDE = ("alignbench.cli", "alignbench.planning", "alignbench.plugins", "alignbench.store", "alignbench.suite")
+# Of a task's code, what reads its data does not run these; its gold reward does, and is a stage of its own.
+NOT_DATA = (*ASIDE, "alignbench.engine", "alignbench.feedback", "alignbench.scoring", "alignbench.stages")
 
 
 def digest(value: Any) -> str:
@@ -50,7 +42,6 @@ def environment(
         "device": device,
         "dtype": dtype,
         "machine": platform.machine(),
-        "code": harness_source(),
         "libraries": libraries(),
     }
 
@@ -61,22 +52,13 @@ def libraries() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
-@lru_cache
-def harness_source(modules: tuple[str, ...] = ()) -> str:
-    """Digest of the harness's code that `modules` rest on, so that an edit redoes only the stages that run it.
+def stage_source(kind: type | None) -> str:
+    """Digest of the harness's code behind a kind of stage, or behind a plugin's own: what it imports to be made.
 
-    Without modules, of all code that can touch a tensor. A plugin's own class, also one that comes with alignbench, is
-    in `class_source`: what a hook offers is not followed here.
+    Plugins' classes, also those that come with alignbench, are in `class_source`: what a hook offers is not followed.
     """
-    if modules:
-        return digest(closure.contents(modules, core_only=True, without=PLANNING))
-    root = Path(alignbench.__file__).parent
-    files = sorted(
-        f for room in TENSOR_ROOMS for f in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py"))
-    )
-    found = {str(f.relative_to(root)): code.facts(f).digest for f in files}
-    code.save()
-    return digest(found)
+    modules = ["alignbench.stages.work", *([] if kind is None else [kind.__module__])]
+    return digest(closure.contents(modules, core_only=True, without=ASIDE))
 
 
 def class_source(cls: type) -> str:
@@ -84,9 +66,14 @@ def class_source(cls: type) -> str:
     return module_source({ancestor.__module__ for ancestor in cls.__mro__})
 
 
+def task_source(cls: type) -> str:
+    """Digest of the code that makes a task's prompts, demonstrations and pairs."""
+    return digest(closure.contents(sorted({ancestor.__module__ for ancestor in cls.__mro__}), without=NOT_DATA))
+
+
 def module_source(names: Iterable[str]) -> str:
     """Digest of modules by name, with all they import and the data of their packages."""
-    return digest(closure.contents(sorted(names), without=PLANNING))
+    return digest(closure.contents(sorted(names), without=ASIDE))
 
 
 def source_facts(cls: type[RewardSource], config: Config) -> dict[str, str]:

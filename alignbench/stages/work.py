@@ -1,4 +1,7 @@
-"""The live `Work`: what a stage may touch while it is computed. See `alignbench.api.Work` for the contract."""
+"""The live `Work`: what a stage may touch while it is computed. See `alignbench.api.Work` for the contract.
+
+Every stage's key hashes the code of this file and of what it imports, so what one kind alone needs stands in its own.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,17 @@ from alignbench.api import HumanModel, RewardSource, Rollout, SourceRoom, Work
 from alignbench.engine.checkpoint import Checkpoints
 from alignbench.engine.device import resolve_device
 from alignbench.engine.meter import Meter
-from alignbench.engine.resident import Engine, Resident
-from alignbench.engine.trial import sample_texts
+from alignbench.engine.resident import POLICY, Engine, Resident
+from alignbench.engine.sampling import sample_texts
+from alignbench.errors import UserError
 from alignbench.feedback.checked import Checked
-from alignbench.feedback.reward_model import RewardModel
-from alignbench.run.view import TrainingView
-from alignbench.store import read_rows, write_rows
+from alignbench.stages.kind import Kind, Source
+from alignbench.stages.view import TrainingView
+from alignbench.store import read_json, read_rows, write_rows
 from alignbench.suite.plan import Plan, PlannedStage
 
 ROWS = "rows.jsonl"
+HISTORY = "history.jsonl"  # numbers along a fit, a row per step
 
 
 def stage_seed(kind: str, seed: int) -> int:
@@ -44,6 +49,7 @@ class LiveWork(Work):
         engine: Callable[[], Engine],
         place: Callable[[str], Path],
         progress: Callable[[int, int], None],
+        kinds: Mapping[str, Kind],
     ) -> None:
         self.plan = plan
         self.stage = stage
@@ -53,16 +59,24 @@ class LiveWork(Work):
         self.task: Any = plan.task if stage.run is None or stage.view == "scoring" else TrainingView(plan.task)
         self.seed = stage_seed(stage.kind, int(stage.options.get("seed", plan.suite.data_seed)))
         self._engine = engine
-        self.place = place
+        self._place = place
+        self._kinds = kinds
         self.meter = Meter(resolve_device(plan.suite.device))
         self._progress = progress
         self._generator = torch.Generator().manual_seed(self.seed)
 
+    def place(self, name: str) -> Path:
+        """The folder of input `name`, every byte of it checked."""
+        return self._place(self.stage.inputs[name])
+
     def rows(self, name: str) -> list[dict[str, Any]]:
-        return read_rows(self.place(self.stage.inputs[name]) / ROWS)
+        return read_rows(self.place(name) / ROWS)
 
     def save_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_rows(self.folder / ROWS, rows)
+
+    def save_history(self, history: Sequence[Mapping[str, float]]) -> None:
+        write_rows(self.folder / HISTORY, history)
 
     @contextmanager
     def resident(self, start: str | None = None) -> Iterator[Resident]:
@@ -80,8 +94,8 @@ class LiveWork(Work):
         if key is None:
             return []
         stage = self.plan.stages[key]
-        if stage.kind == "sft":
-            return [*self.chain(stage.inputs.get("on")), self.place(key)]
+        if stage.run is None and self._kinds[stage.kind].is_start:
+            return [*self.chain(stage.inputs.get("on")), self._place(key)]
         return self.chain(stage.inputs.get("start"))
 
     def sample(self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float = 1.0) -> Rollout:
@@ -99,12 +113,44 @@ class LiveWork(Work):
     def progress(self, done: int, total: int) -> None:
         self._progress(done, total)
 
-    # ------------------------------------------------------------------------------- reward sources, for the harness
+    # ------------------------------------------------------------------------------- for the harness's own kinds alone
 
-    def open_source(self, stack: ExitStack, name: str, options: Mapping[str, Any]) -> RewardSource:
-        """An unfitted source by name, prepared, checked and metered."""
-        plugin = self.plan.catalog.source(name)
-        source = plugin.cls(plugin.cls.Config(**options))
+    def held_out_prompts(self, count: int) -> list[str]:
+        return self.first(self.task.prompts("eval"), count, "evaluation.prompts", "eval")
+
+    def first(self, items: list[Any], count: int, option: str, split: str) -> list[Any]:
+        """UserError if there are fewer than `count` of them."""
+        if len(items) < count:
+            raise UserError(
+                f"{option}: {count} asked for, the task's {split} split has {len(items)}; lower it or enlarge the split"
+            )
+        return items[:count]
+
+    def save_policy(self, resident: Resident) -> None:
+        resident.save_adapter(POLICY, self.folder)
+
+    def load_policy(self, resident: Resident) -> str | None:
+        """The trained adapter of input `policy`, under its name; None for the bare start point."""
+        folder = self.place("policy")
+        if read_json(folder / "policy.json")["is_start"]:
+            return None
+        resident.load_adapter(POLICY, folder)
+        return POLICY
+
+    def rewards(self, name: str) -> torch.Tensor:
+        """(N,) float64, of each completion."""
+        return torch.tensor([row["reward"] for row in self.rows(name)], dtype=torch.float64)
+
+    def save_rewards(self, source: RewardSource) -> None:
+        """Of each of the input's completions."""
+        rows = self.rows("completions")
+        scores = source.score([r["prompt"] for r in rows], [r["completion"] for r in rows])
+        self.save_rows([{"reward": score} for score in scores.tolist()])
+
+    def open_source(self, stack: ExitStack, named: Source) -> RewardSource:
+        """An unfitted source, prepared, checked and metered."""
+        plugin = self.plan.catalog.source(named.name)
+        source = plugin.cls(plugin.cls.Config(**named.options))
         base = stack.enter_context(self.engine.resident())
         human: HumanModel | None = None
         if plugin.cls.simulates_humans:
@@ -113,11 +159,16 @@ class LiveWork(Work):
         checked.prepare(SourceRoom(self.task.rubric, base, human, self.seed))
         return checked
 
-    def open_reward_model(self, stack: ExitStack, key: str) -> RewardSource:
+    def open_reward(self, stack: ExitStack, name: str, unfitted: Source | None) -> RewardSource:
+        """The fitted reward model that is input `name`, or else the unfitted source."""
+        if unfitted is not None:
+            return self.open_source(stack, unfitted)
+        key = self.stage.inputs[name]
         resident = stack.enter_context(self.engine.resident(self.chain(key)))
-        return Checked(RewardModel.load(self.place(key), resident), "alignbench", self.meter)
+        model = self._kinds[self.plan.stages[key].kind].opened(self._place(key), resident)
+        return Checked(model, "alignbench", self.meter)
 
     def open_gold(self, stack: ExitStack) -> RewardSource:
         """For the scorer, and for simulated raters; no method is ever handed it."""
         base = stack.enter_context(self.engine.resident())
-        return self.task.load_gold(self.place(self.stage.inputs["gold"]), base)
+        return self.task.load_gold(self.place("gold"), base)

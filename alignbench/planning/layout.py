@@ -1,0 +1,156 @@
+"""Lays a suite out as a plan: checks every name and option, asks each method for its recipe, keys what comes of it.
+
+Stages are live objects here alone; the plan that leaves this module is data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from alignbench.api import Stage, Task
+from alignbench.assets.models import model_digest
+from alignbench.errors import UserError
+from alignbench.planning import keys
+from alignbench.planning.rows import Row, lay_out
+from alignbench.plugins import Catalog, Plugin
+from alignbench.stages.human_comparisons import HUMAN
+from alignbench.stages.registry import estimate, kind_of, tell, view_of
+from alignbench.suite.machine import resolved
+from alignbench.suite.plan import Plan, PlannedStage
+from alignbench.suite.spec import Suite
+
+
+def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Plan:
+    """Check every name and option of the suite, then lay out its stages. UserError names file and line; a plugin that
+    fails while it is asked for its recipe fails its own row."""
+    task = make_task(suite, catalog)
+    rows = [
+        lay_out(suite, catalog, task, cell, seed)
+        for cell in suite.cells({name: plugin.cls.kl_knob for name, plugin in catalog.methods.items()})
+        for seed in suite.seeds
+    ]
+    shared = _environment(suite, catalog, task)
+    stages: dict[str, PlannedStage] = {}
+    key_of: dict[int, str] = {}  # by id: `rows` keeps every stage alive
+    for row in rows:
+        for stage in [] if row.score is None else _in_order(row.score):
+            key = key_of.setdefault(id(stage), _key(stage, key_of, shared))
+            if key not in stages:
+                stages[key] = _planned(stage, key, key_of, row.cell.label, suite, catalog)
+    cells = tuple(_keyed(row, key_of) for row in rows)
+    return Plan(suite, stages, cells, task.describe(), tuple(modules), catalog=catalog, task=task)
+
+
+def make_task(suite: Suite, catalog: Catalog) -> Task:
+    """The suite's task. UserError names file and line."""
+    try:
+        cls = catalog.task(suite.task.name).cls
+    except UserError as error:
+        raise suite.error(str(error), "task", "name") from None
+    task: Task = cls(suite.check_options(cls.Config, suite.task.options, "task", "options"))
+    task.data_seed = suite.data_seed
+    return task
+
+
+def _environment(suite: Suite, catalog: Catalog, task: Task) -> dict[str, Any]:
+    try:
+        digest = model_digest(suite.model)
+    except UserError as error:
+        raise suite.error(str(error), "model") from None
+    return keys.environment(
+        model=digest,
+        task={
+            "name": task.name,
+            "options": task.config.model_dump(mode="json"),
+            "data": _checked_data(suite, task),
+            "data_seed": suite.data_seed,
+            "code": keys.task_source(catalog.task(suite.task.name).cls),
+        },
+        lora=suite.lora.model_dump(mode="json"),
+        device=suite.device,
+        dtype=suite.dtype,
+    )
+
+
+def _checked_data(suite: Suite, task: Task) -> str:
+    """The data's digest, once it is read and is enough: a mistake in it shows here, not after minutes of training."""
+    wanted = suite.comparisons
+    try:
+        digest, answered = task.digest(), len(task.prompts("eval"))
+        human = wanted.pairs if wanted.source == HUMAN else wanted.human_pairs
+        paired = len(task.human_pairs(human, suite.data_seed)) if human else 0
+        compared = paired if wanted.source == HUMAN else len(task.prompts("label"))
+    except UserError as error:
+        raise suite.error(str(error), "task") from None
+    for split, have, count, *option in (
+        ("eval", answered, suite.evaluation.prompts, "evaluation", "prompts"),
+        ("label", compared, wanted.pairs, "comparisons", "pairs"),
+        ("label", paired, wanted.human_pairs if wanted.source != HUMAN else 0, "comparisons", "human_pairs"),
+    ):
+        if have < count:
+            problem = f"{count} asked for, the task's {split} split has {have}; lower it or enlarge the split"
+            raise suite.error(problem, *option)
+    return digest
+
+
+def _key(stage: Stage, key_of: Mapping[int, str], shared: Mapping[str, Any]) -> str:
+    run = stage.run
+    return keys.digest(
+        {
+            "kind": stage.kind,
+            "options": json.loads(json.dumps(stage.options)),
+            "inputs": {name: key_of[id(below)] for name, below in stage.inputs.items()},
+            "run": None if run is None else [run.__qualname__, keys.module_source([run.__module__])],
+            "code": keys.stage_source(None if run is not None else type(kind_of(stage))),
+            "shared": shared,
+        }
+    )
+
+
+def _planned(
+    stage: Stage, key: str, key_of: Mapping[int, str], label: str, suite: Suite, catalog: Catalog
+) -> PlannedStage:
+    plugins = _plugins_of(stage, suite, catalog)
+    has_gpu = resolved(suite.device, suite.dtype)[0].startswith("cuda")
+    return PlannedStage(
+        key=key,
+        kind=stage.kind,
+        title=tell(stage, label).title,
+        options=json.loads(json.dumps(stage.options)),
+        inputs={name: key_of[id(below)] for name, below in stage.inputs.items()},
+        run=None if stage.run is None else f"{stage.run.__module__}:{stage.run.__qualname__}",
+        view=view_of(stage),
+        owner=", ".join(f"plugin '{plugin.name}' (from {plugin.distribution})" for plugin in plugins) or None,
+        plugins=tuple(dict.fromkeys(plugin.module for plugin in plugins)),
+        resources={"cpus": 1, "gpus": int(has_gpu)},
+        estimate=estimate(stage),
+    )
+
+
+def _plugins_of(stage: Stage, suite: Suite, catalog: Catalog) -> list[Plugin[Any]]:
+    """The plugins whose code runs in a stage, the harness's own left out."""
+    named: list[Plugin[Any]] = [catalog.task(suite.task.name)]
+    if stage.run is not None:
+        module = stage.run.__module__.split(".")[0]
+        named += [plugin for plugin in catalog.methods.values() if plugin.cls.__module__.split(".")[0] == module][:1]
+    for contract, name in kind_of(stage).runs(stage.options):
+        named.append(catalog.method(name) if contract == "method" else catalog.source(name))
+    return [plugin for plugin in named if not plugin.cls.__module__.startswith("alignbench.")]
+
+
+def _keyed(row: Row, key_of: Mapping[int, str]) -> Any:
+    return replace(
+        row.cell,
+        train=None if row.train is None else key_of[id(row.train)],
+        score=None if row.score is None else key_of[id(row.score)],
+        own=tuple(key_of[id(stage)] for stage in row.own),
+    )
+
+
+def _in_order(stage: Stage) -> Iterator[Stage]:
+    for below in stage.inputs.values():
+        yield from _in_order(below)
+    yield stage

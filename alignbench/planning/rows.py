@@ -1,0 +1,199 @@
+"""One cell of a suite as live stages: what its method starts from, trains on, and is scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from alignbench.api import AlignmentMethod, Decoding, Inputs, MethodConfig, SourceRef, Stage, Task
+from alignbench.errors import PluginError, UserError, in_words
+from alignbench.planning import keys
+from alignbench.planning.build import PlanBuilder, gold_of
+from alignbench.plugins import Catalog, Plugin
+from alignbench.stages.closed_form import ClosedForm
+from alignbench.stages.completions import Completions
+from alignbench.stages.gold_card import GoldCard
+from alignbench.stages.gold_rewards import GoldRewards
+from alignbench.stages.human_comparisons import HumanComparisons
+from alignbench.stages.kind import Source
+from alignbench.stages.proxy_rewards import ProxyRewards
+from alignbench.stages.registry import kind_of, tell, view_of
+from alignbench.stages.reward_card import RewardCard
+from alignbench.stages.score import Score
+from alignbench.stages.train import Train
+from alignbench.stages.untrained import Untrained
+from alignbench.suite.plan import PlannedCell
+from alignbench.suite.spec import Cell, Suite
+
+
+class Row(NamedTuple):
+    """A cell while its stages are live objects."""
+
+    cell: PlannedCell
+    train: Stage | None = None
+    score: Stage | None = None
+    own: Sequence[Stage] = ()  # what the row alone is charged for
+
+
+def lay_out(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int) -> Row:
+    """A cell with its stages. What a plugin raises here, but for a mistake in the suite, is its row's cause."""
+    plugin = catalog.method(suite.methods[cell.row].method)
+    config = suite.check_options(plugin.cls.Config, cell.config, "methods", cell.row, "config")
+    planned = PlannedCell(cell.label, plugin.name, plugin.distribution, plugin.version, seed)
+    try:
+        planned = replace(planned, knob=_knob(plugin, config))
+        return _Layout(suite, catalog, task, cell.row, plugin, config, seed).row(planned)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        fault = PluginError(plugin.name, plugin.distribution, f"its recipe raised {in_words(error)}")
+        return Row(replace(planned, cause=str(error if isinstance(error, PluginError) else fault)))
+
+
+def _knob(plugin: Plugin[AlignmentMethod], config: MethodConfig) -> dict[str, Any] | None:
+    name = plugin.cls.kl_knob
+    value = None if name is None else getattr(config, name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        problem = f"its kl_knob '{name}' is {type(value).__name__}; a number is allowed"
+        raise PluginError(plugin.name, plugin.distribution, problem)
+    return {"name": name, "value": value}
+
+
+class _Layout:
+    """The stages of one method's run at one seed."""
+
+    def __init__(
+        self, suite: Suite, catalog: Catalog, task: Task, row: int, plugin: Plugin[AlignmentMethod],
+        config: MethodConfig, seed: int,
+    ) -> None:  # fmt: skip
+        self.suite, self.catalog, self.task, self.seed = suite, catalog, task, seed
+        self.place, self.plugin, self.config = row, plugin, config
+        self.method = plugin.cls()
+        self.rule = {
+            "method": plugin.name, "code": keys.class_source(plugin.cls), "config": config.model_dump(mode="json")
+        }  # fmt: skip
+        self.plain = PlanBuilder(suite, catalog, task)
+        self.start = self.plain.sft()  # what every row is measured against
+        self.gold = gold_of(suite, catalog, task)
+
+    def row(self, planned: PlannedCell) -> Row:
+        inputs = self.inputs()
+        decoding = self.method.decoding(self.config)
+        train, proxy = self.train(inputs), self.proxy(inputs)
+        is_implicit = inputs.reward is None and inputs.preferences is not None
+        completions = self.completions(train, 1 if decoding is None else decoding.samples_per_prompt)
+        score = self.score(inputs, train, completions, proxy, decoding)
+        spoken = proxy.name if isinstance(proxy, SourceRef) else tell(proxy, "").made
+        spoken += ", accuracy of the implicit reward" if is_implicit else ""
+        own = (train,) if decoding is None else (completions, score.inputs["proxy"])
+        return Row(replace(planned, proxy=spoken), train, score, own)
+
+    def inputs(self) -> Inputs:
+        """What the method's recipe asks for. PluginError if it rests on what scores the row."""
+        row, build = self.suite.methods[self.place], PlanBuilder(self.suite, self.catalog, self.task, self.place)
+        inputs = self.method.recipe(self.config, build)
+        for root in (inputs.start, inputs.preferences, inputs.reward):
+            self._refuse_scoring(root)
+        if row.reward is not None and not build.was_asked_for_reward:
+            problem = f"'{row.method}' takes no reward from the suite; remove the key"
+            raise self.suite.error(problem, "methods", self.place, "reward")
+        if isinstance(inputs.reward, SourceRef) and row.reward is None:  # the recipe's own choice
+            build.check_optimised(inputs.reward, "config")
+        return inputs
+
+    def _refuse_scoring(self, stage: Stage | SourceRef | None) -> None:
+        """A method and its own stages learn from training data alone; gold reaches them through raters only."""
+        if not isinstance(stage, Stage):
+            return
+        if view_of(stage) == "scoring":
+            problem = f"its recipe rests on '{stage.kind}', which the scorer alone may see"
+            raise PluginError(self.plugin.name, self.plugin.distribution, problem)
+        for name, below in stage.inputs.items():
+            if not (name == "gold" and kind_of(stage).takes_gold):
+                self._refuse_scoring(below)
+
+    @property
+    def is_trained(self) -> bool:
+        return self.plugin.cls.train is not AlignmentMethod.train
+
+    def train(self, inputs: Inputs) -> Stage:
+        if not self.is_trained:
+            return self.untrained(inputs.start)
+        return Train.stage(
+            {"start": inputs.start, "preferences": inputs.preferences, "reward": _fitted(inputs.reward)},
+            **self.rule, seed=self.seed, max_steps=self.suite.max_steps, reward=self.unfitted(inputs.reward),
+        )  # fmt: skip
+
+    def untrained(self, start: Stage | None) -> Stage:
+        return Untrained.stage({"start": start}, seed=self.seed)
+
+    def completions(self, policy: Stage, per_prompt: int) -> Stage:
+        wanted = self.suite.evaluation
+        return Completions.stage(
+            {"policy": policy, "reference": self.start},
+            prompts=wanted.prompts, batch_size=wanted.batch_size, per_prompt=per_prompt, seed=self.seed,
+        )  # fmt: skip
+
+    def score(
+        self, inputs: Inputs, policy: Stage, completions: Stage, proxy: Stage | SourceRef, decoding: Decoding | None
+    ) -> Stage:
+        fitted, reward = _fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
+        is_implicit = inputs.reward is None and inputs.preferences is not None
+        baseline = self.completions(self.untrained(self.start), 1)
+        return Score.stage(
+            {
+                "completions": completions,
+                "gold": self.gold_rewards(completions),
+                "baseline_gold": self.gold_rewards(baseline),
+                "proxy": ProxyRewards.stage({"completions": completions, "proxy": fitted}, **reward),
+                "gold_card": GoldCard.stage({"gold": self.gold}),
+                "reward_card": RewardCard.stage(
+                    {"policy": policy} if is_implicit else {"proxy": fitted},
+                    **reward, is_implicit=is_implicit, held_out_pairs=self.suite.evaluation.held_out_pairs,
+                ),
+                "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
+            },
+            decoding=None if decoding is None else self.rule,
+        )  # fmt: skip
+
+    def gold_rewards(self, completions: Stage) -> Stage:
+        return GoldRewards.stage({"completions": completions, "gold": self.gold})
+
+    def closed_form(self, inputs: Inputs, policy: Stage, proxy: Stage | None, reward: dict[str, Any]) -> Stage | None:
+        if type(self.task).completions is Task.completions:  # it lists none
+            return None
+        return ClosedForm.stage(
+            {"policy": policy, "reference": self.start, "gold": self.gold, "proxy": proxy},
+            **reward, prompts=self.suite.evaluation.prompts, objective=_objective(inputs),
+            beta=self.method.beta(self.config) or None if self.is_trained else None,
+        )  # fmt: skip
+
+    def proxy(self, inputs: Inputs) -> Stage | SourceRef:
+        """The reward a row optimised, or, for a row that optimised none, the suite's reward model."""
+        if inputs.reward is not None:
+            return inputs.reward
+        start = self.plain.sft()
+        return self.plain.reward_model(start, self.plain.comparisons(start))
+
+    def unfitted(self, reward: Stage | SourceRef | None) -> Source | None:
+        """None for a fitted reward model, which is an input instead."""
+        if not isinstance(reward, SourceRef):
+            return None
+        cls = self.catalog.source(reward.name).cls
+        facts = keys.source_facts(cls, cls.Config(**reward.options))
+        return Source(name=reward.name, options=dict(reward.options), **facts)
+
+
+def _fitted(reward: Stage | SourceRef | None) -> Stage | None:
+    return reward if isinstance(reward, Stage) else None
+
+
+def _objective(inputs: Inputs) -> str | None:
+    """Whose expectation training raised: its reward's, or, without one, that of the gold reward behind human pairs."""
+    if inputs.reward is not None:
+        return "proxy"
+    has_human_pairs = inputs.preferences is not None and inputs.preferences.kind == HumanComparisons.name
+    return "gold" if has_human_pairs else None

@@ -1,0 +1,60 @@
+"""A policy's own samples on held-out prompts, with their KL from the supervised start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from alignbench.api import Config, Stage
+from alignbench.stages.kind import Kind, Told
+
+if TYPE_CHECKING:
+    from alignbench.stages.work import LiveWork
+
+
+class Completions(Kind):
+    """At temperature 1, unfiltered. Inputs: `policy`, and `reference`, the supervised start: one for every row, also
+    for a method that moved its own start."""
+
+    name = "completions"
+    view = "scoring"
+    seconds = 0.025
+
+    class Options(Config):
+        prompts: int
+        per_prompt: int
+        batch_size: int
+        seed: int
+
+    def make(self, work: LiveWork) -> None:
+        import torch
+
+        from alignbench.engine.sampling import sample_texts
+        from alignbench.scoring.evaluate import measure_kl
+
+        o = self.Options(**work.options)
+        prompts = [p for p in work.held_out_prompts(o.prompts) for _ in range(o.per_prompt)]
+        generator = torch.Generator().manual_seed(work.seed)
+        rows: list[dict[str, Any]] = []
+        with work.resident("reference") as reference, work.resident("policy") as resident:
+            adapter = work.load_policy(resident)
+            for start in range(0, len(prompts), o.batch_size):
+                part = prompts[start : start + o.batch_size]
+                rollout = sample_texts(resident, part, work.task.max_new_tokens, 1.0, generator)
+                lengths = rollout.tokens.is_response.sum(-1)
+                work.count(tokens_generated=int(lengths.sum()))
+                kl = measure_kl(resident, adapter, reference, rollout.tokens)
+                columns: dict[str, list[Any]] = {
+                    "prompt": part,
+                    "completion": rollout.completions,
+                    "tokens": lengths.tolist(),
+                    "is_ended": rollout.is_ended.tolist(),
+                    **{f"kl_nats_{name}": values.tolist() for name, values in kl._asdict().items()},
+                }
+                rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+                work.progress(start + len(part), len(prompts))
+        work.save_rows(rows)
+
+    def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
+        o = stage.options
+        return Told(f"completions of {below['policy'].made}, seed {o['seed']}", o["prompts"] * o["per_prompt"])

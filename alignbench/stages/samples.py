@@ -1,0 +1,44 @@
+"""Completions of the label prompts, to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from alignbench.api import Config, Stage
+from alignbench.stages.kind import Kind, Told
+
+if TYPE_CHECKING:
+    from alignbench.stages.work import LiveWork
+
+
+class Samples(Kind):
+    """`per_prompt` completions of each prompt, by `start`."""
+
+    name = "samples"
+    seconds = 0.01
+
+    class Options(Config):
+        prompts: int
+        per_prompt: int
+        temperature: float
+        seed: int
+
+    def make(self, work: LiveWork) -> None:
+        o = self.Options(**work.options)
+        prompts = work.first(work.task.prompts("label"), o.prompts, "comparisons.pairs", "label")
+        with work.resident("start") as resident:
+            rollout = work.sample(
+                resident, [p for p in prompts for _ in range(o.per_prompt)], work.task.max_new_tokens, o.temperature
+            )
+        groups = [slice(i, i + o.per_prompt) for i in range(0, len(rollout.completions), o.per_prompt)]
+        is_ended = rollout.is_ended.tolist()
+        work.save_rows(
+            [
+                {"prompt": prompt, "completions": rollout.completions[group], "is_ended": is_ended[group]}
+                for prompt, group in zip(prompts, groups, strict=True)
+            ]
+        )
+
+    def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
+        return Told(self.name, stage.options["prompts"] * stage.options["per_prompt"])
