@@ -230,17 +230,19 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     """Write the results, print the table, and end with the run's exit code."""
     from alignbench.report.fitting import fitting
     from alignbench.report.table import to_rich, write_results
+    from alignbench.scoring.record import parted
 
     evaluation = plan.suite.evaluation
     write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap, force)
-    table = to_rich(outcome.records, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
+    ends, _ = parted(outcome.records)
+    table = to_rich(ends, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
     for part in fitting(table, console):
         console.print(part)
     console.print(
         f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
         highlight=False, markup=False,
     )  # fmt: skip
-    for record in outcome.records:
+    for record in ends:
         if record.status == "failed":
             _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")
     raise typer.Exit(outcome.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignbench.api.config import MethodConfig
@@ -40,6 +41,11 @@ class AlignmentMethod(ABC):
     def decoding(self, config: Any) -> Decoding | None:
         """How completions are chosen at test time. None: one plain sample."""
         return None
+
+    def along(self, config: Any, count: int) -> Sequence[MethodConfig]:
+        """At most `count` options whose decoding rules are on the way to that of `config`, and pick from as many
+        samples: the suite's `snapshots` of a row that decodes."""
+        return ()
 
     def beta(self, config: Any) -> float | None:
         """Reward points per nat if training maximises E[r] - beta KL(policy || reference), whose optimum is known in

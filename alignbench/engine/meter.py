@@ -21,6 +21,7 @@ class Meter:
         self.counts: dict[str, int] = dict.fromkeys(
             ("tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai"), 0
         )
+        self.marks: dict[str, dict[str, float]] = {}  # readings on the way, by name
         self._began = time.perf_counter()
         self._peak_before = 0  # bytes, of the process that a resumed stage began in
         self._reset_peak()
@@ -33,14 +34,19 @@ class Meter:
         peak = max(self._peak_before, self._peak())
         return {"seconds": time.perf_counter() - self._began, "peak_bytes": peak, **self.counts}
 
+    def mark(self, name: str) -> None:
+        """Keep the reading of this moment."""
+        self.marks[name] = self.reading()
+
     def state(self) -> dict[str, Any]:
         """JSON values, for `resume`."""
-        return dict(self.reading())
+        return {**self.reading(), "marks": self.marks}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from an earlier process's counts. Its seconds are added to those of this one, which were spent too;
         what this one has counted so far, getting ready, the other counted before it."""
         self.counts = {name: int(state[name]) for name in self.counts}
+        self.marks = dict(state["marks"])
         self._began -= state["seconds"]
         self._peak_before = int(state["peak_bytes"])
 

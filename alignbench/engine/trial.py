@@ -55,7 +55,9 @@ class LiveTrial(Trial):
         reward: RewardSource | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
         checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
+        stepped: Callable[[int], None] = lambda used: None,
     ) -> None:
+        """`stepped` is called after each optimiser step, with their number."""
         self._resident = resident
         self._config = config
         self._adapter = resident.add_adapter(POLICY, seed)
@@ -67,6 +69,7 @@ class LiveTrial(Trial):
         self._reward = reward
         self._meter = meter
         self._progress = progress
+        self._stepped = stepped
         self._reference_gaps: dict[tuple[int, bool], float] = {}
         self._max_new_tokens = max_new_tokens
         self._max_completion_tokens = max_completion_tokens or max_new_tokens
@@ -281,6 +284,7 @@ class LiveTrial(Trial):
         checked(loss, self.history[-1])
         if self._stepper().accumulate(loss, count):
             self.budget.used += 1
+            self._stepped(self.budget.used)
             self._progress(self.budget.used, self.budget.max_steps)
 
     def _ready(self, count: float) -> None:

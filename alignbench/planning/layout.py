@@ -32,6 +32,7 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Pl
         for cell in suite.cells({name: plugin.cls.kl_knob for name, plugin in catalog.methods.items()})
         for seed in suite.seeds
     ]
+    rows += [snapshot for row in rows for snapshot in row.along]
     shared = _environment(suite, catalog, task)
     stages: dict[str, PlannedStage] = {}
     key_of: dict[int, str] = {}  # by id: `rows` keeps every stage alive

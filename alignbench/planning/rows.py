@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from alignbench.api import AlignmentMethod, Decoding, Inputs, MethodConfig, SourceRef, Stage, Task
+from alignbench.api import AlignmentMethod, Inputs, MethodConfig, SourceRef, Stage, Task
 from alignbench.errors import PluginError, UserError, in_words
 from alignbench.planning import keys
 from alignbench.planning.build import PlanBuilder, gold_of
@@ -21,6 +21,7 @@ from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.registry import kind_of, tell, view_of
 from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.score import Score
+from alignbench.stages.snapshot import Snapshot
 from alignbench.stages.train import Train
 from alignbench.stages.untrained import Untrained
 from alignbench.suite.plan import PlannedCell
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     train: Stage | None = None
     score: Stage | None = None
     own: Sequence[Stage] = ()  # what the row alone is charged for
+    along: tuple[Row, ...] = ()  # the suite's snapshots of it
 
 
 def lay_out(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int) -> Row:
@@ -72,24 +74,53 @@ class _Layout:
         self.suite, self.catalog, self.task, self.seed = suite, catalog, task, seed
         self.place, self.plugin, self.config = row, plugin, config
         self.method = plugin.cls()
-        self.rule = {
-            "method": plugin.name, "code": keys.class_source(plugin.cls), "config": config.model_dump(mode="json")
-        }  # fmt: skip
+        self.code = keys.class_source(plugin.cls)
         self.plain = PlanBuilder(suite, catalog, task)
         self.start = self.plain.sft()  # what every row is measured against
         self.gold = gold_of(suite, catalog, task)
 
     def row(self, planned: PlannedCell) -> Row:
         inputs = self.inputs()
-        decoding = self.method.decoding(self.config)
-        train, proxy = self.train(inputs), self.proxy(inputs)
-        is_implicit = inputs.reward is None and inputs.preferences is not None
-        completions = self.completions(train, 1 if decoding is None else decoding.samples_per_prompt)
-        score = self.score(inputs, train, completions, proxy, decoding)
+        proxy = self.proxy(inputs)
         spoken = proxy.name if isinstance(proxy, SourceRef) else tell(proxy, "").made
-        spoken += ", accuracy of the implicit reward" if is_implicit else ""
-        own = (train,) if decoding is None else (completions, score.inputs["proxy"])
-        return Row(replace(planned, proxy=spoken), train, score, own)
+        spoken += ", accuracy of the implicit reward" if self._is_implicit(inputs) else ""
+        planned = replace(planned, proxy=spoken)
+        decoding, train = self.method.decoding(self.config), self.train(inputs)
+        if decoding is None:
+            score = self.score(inputs, train, self.completions(train, 1), proxy, None)
+            return Row(planned, train, score, (train,), tuple(self._along_training(planned, inputs, train, proxy)))
+        completions = self.completions(train, decoding.samples_per_prompt)
+        score = self.score(inputs, train, completions, proxy, self.config)
+        row = Row(planned, train, score, (completions, score.inputs["proxy"]))
+        return row._replace(along=tuple(self._along_decoding(row, inputs, completions, proxy)))
+
+    def _along_training(
+        self, planned: PlannedCell, inputs: Inputs, train: Stage, proxy: Stage | SourceRef
+    ) -> Iterator[Row]:
+        """The policy at places of its run, each scored as its end is."""
+        for step in self.snapshot_steps if self.is_trained else ():
+            policy = Snapshot.stage({"of": train, "start": inputs.start}, step=step)
+            score = self.score(inputs, policy, self.completions(policy, 1), proxy, None)
+            yield Row(replace(planned, snapshot={"name": "step", "value": step}), train, score, (train,))
+
+    def _along_decoding(self, row: Row, inputs: Inputs, completions: Stage, proxy: Stage | SourceRef) -> Iterator[Row]:
+        """Weaker rules on the very samples of the row."""
+        name = str(self.plugin.cls.kl_knob)
+        for config in self.method.along(self.config, self.suite.snapshots):
+            score = self.score(inputs, completions.inputs["policy"], completions, proxy, config)
+            snapshot = {"name": name, "value": getattr(config, name)}
+            yield row._replace(cell=replace(row.cell, snapshot=snapshot), score=score)
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """Evenly along the run, its end left out: that is the row itself."""
+        last, count = self.suite.max_steps, self.suite.snapshots
+        steps = dict.fromkeys(round(last * i / (count + 1)) for i in range(1, count + 1))
+        return tuple(step for step in steps if 0 < step < last)
+
+    def _is_implicit(self, inputs: Inputs) -> bool:
+        """Whether the policy's own implicit reward is what its accuracy is told of."""
+        return inputs.reward is None and inputs.preferences is not None
 
     def inputs(self) -> Inputs:
         """What the method's recipe asks for. PluginError if it rests on what scores the row."""
@@ -124,8 +155,12 @@ class _Layout:
             return self.untrained(inputs.start)
         return Train.stage(
             {"start": inputs.start, "preferences": inputs.preferences, "reward": _fitted(inputs.reward)},
-            **self.rule, seed=self.seed, max_steps=self.suite.max_steps, reward=self.unfitted(inputs.reward),
+            **self.rule(self.config), seed=self.seed, max_steps=self.suite.max_steps,
+            snapshots=self.snapshot_steps, reward=self.unfitted(inputs.reward),
         )  # fmt: skip
+
+    def rule(self, config: MethodConfig) -> dict[str, Any]:
+        return {"method": self.plugin.name, "code": self.code, "config": config.model_dump(mode="json")}
 
     def untrained(self, start: Stage | None) -> Stage:
         return Untrained.stage({"start": start}, seed=self.seed)
@@ -138,10 +173,12 @@ class _Layout:
         )  # fmt: skip
 
     def score(
-        self, inputs: Inputs, policy: Stage, completions: Stage, proxy: Stage | SourceRef, decoding: Decoding | None
-    ) -> Stage:
+        self, inputs: Inputs, policy: Stage, completions: Stage, proxy: Stage | SourceRef,
+        decoding: MethodConfig | None,
+    ) -> Stage:  # fmt: skip
+        """`decoding`: the options of the rule that picks among the samples."""
         fitted, reward = _fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
-        is_implicit = inputs.reward is None and inputs.preferences is not None
+        is_implicit = self._is_implicit(inputs)
         baseline = self.completions(self.untrained(self.start), 1)
         return Score.stage(
             {
@@ -156,7 +193,7 @@ class _Layout:
                 ),
                 "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
             },
-            decoding=None if decoding is None else self.rule,
+            decoding=None if decoding is None else self.rule(decoding),
         )  # fmt: skip
 
     def gold_rewards(self, completions: Stage) -> Stage:

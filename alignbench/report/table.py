@@ -23,7 +23,7 @@ from alignbench.errors import UserError
 from alignbench.report.publish import FILES, better_kept
 from alignbench.report.publish import check_writable as check_writable  # for those who import it from here
 from alignbench.scoring.glossary import GLOSSARY, kl_in_words
-from alignbench.scoring.record import COUNTS, ENUMERATED, METRICS, PER_PROMPT, Ledger, Record, write_records
+from alignbench.scoring.record import COUNTS, ENUMERATED, METRICS, PER_PROMPT, Ledger, Record, parted, write_records
 from alignbench.scoring.stats import CONFIDENCE, RESAMPLES, interval_of_mean, wilson
 from alignbench.store import write_text
 
@@ -345,16 +345,21 @@ def write_results(
     resamples: int = RESAMPLES,
     force: bool = False,
 ) -> None:
-    """records.jsonl, table.csv and table.md, each whole or not at all. Unless by `force`, they do not replace a table
-    with fewer failures: UserError."""
-    problem = None if force else better_kept(folder, records)
+    """records.jsonl, table.csv, table.md and, if there are any, snapshots.jsonl, each whole or not at all. Unless by
+    `force`, they do not replace a table with fewer failures: UserError."""
+    ends, along = parted(records)
+    problem = None if force else better_kept(folder, ends)
     if problem:
         raise UserError(problem)
-    csv, markdown = to_csv(records, confidence, resamples), to_markdown(records, confidence, resamples)
+    csv, markdown = to_csv(ends, confidence, resamples), to_markdown(ends, confidence, resamples)
     try:
-        write_records(folder / FILES[0], records)
+        write_records(folder / FILES[0], ends)
         write_text(folder / FILES[1], csv)
         write_text(folder / FILES[2], markdown)
+        if along:
+            write_records(folder / FILES[3], along)
+        else:
+            (folder / FILES[3]).unlink(missing_ok=True)  # of an earlier run
     except OSError as error:
         problem = f"{folder} cannot be written ({error.strerror}); mend that and run again: every stage is kept"
         raise UserError(problem) from None

@@ -70,9 +70,15 @@ class Board(Watcher):
             kl = record.metrics.get("kl_nats_exact")
             nats = kl_in_words(kl, record.metrics.get("kl_nats_bound"), f"{kl:.2f}")
             self.console.print(
-                f"           -> {_shown(record.label)} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
+                f"           -> {_shown(_place(record))} (seed {record.seed}): gold {gold:+.2f}, KL {nats} nats",
                 highlight=False,
             )
+
+
+def _place(record: Record) -> str:
+    return (
+        record.label if record.snapshot is None else f"{record.label} at {record.snapshot.name} {record.snapshot.value}"
+    )
 
 
 def _shown(text: str) -> str:

@@ -67,7 +67,7 @@ class Bench:
             run = KINDS[stage.kind].make if stage.run is None else _function(stage.run)
             with isolated(work.seed), self._threads():
                 run(work)
-            meta["cost"] = work.meter.reading()
+            meta["cost"], meta["marks"] = work.meter.reading(), work.meter.marks
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

@@ -25,7 +25,9 @@ def plan_table(plan: Plan, store: Store) -> Table:
     for cell in plan.cells:
         if cell.score is None:
             table.add_row("", escape(printable(f"{cell.label}, seed {cell.seed}: {cell.cause}")), "failed", "")
-    whole = f"{len(plan.stages)} stages, {len(plan.cells)} cells"
+    ends = sum(cell.snapshot is None for cell in plan.cells)
+    along = f", {len(plan.cells) - ends} snapshots" if len(plan.cells) > ends else ""
+    whole = f"{len(plan.stages)} stages, {ends} cells{along}"
     table.add_row("", whole, f"{len(missing)} to do", f"{sum(missing.values()):.0f} s")
     alone = [estimates[key] for cell in plan.cells if cell.score for key in plan.upstream(cell.score)]
     if sum(alone) > 0:

@@ -28,7 +28,7 @@ def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | No
         {
             "format": 1, "suite": plan.suite.name, "label": cell.label, "method": cell.method,
             "distribution": cell.distribution, "version": cell.version, "seed": cell.seed, "key": cell.score or "",
-            "knob": cell.knob, "status": "ok" if failure is None else "failed",
+            "knob": cell.knob, "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
             "proxy": cell.proxy, "cost": _cost(plan, cell, store),
@@ -43,12 +43,20 @@ def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | No
 
 def _cost(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, dict[str, float]]:
     """Marginal: the row's own stages. Total: with every stage they rest on. Scoring, and the gold reward that
-    stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks."""
+    stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks, a snapshot
+    for its run up to there."""
     total = {key for own in cell.own for key in plan.upstream(own, without="gold")}
-    return {"marginal": _sum(store, list(cell.own)), "total": _sum(store, sorted(total))}
+    return {"marginal": _sum(cell, store, list(cell.own)), "total": _sum(cell, store, sorted(total))}
 
 
-def _sum(store: Store, keys: list[str]) -> dict[str, float]:
-    costs = [store.meta(key)["cost"] for key in keys if store.has(key)]
+def _sum(cell: PlannedCell, store: Store, keys: list[str]) -> dict[str, float]:
+    costs = [_spent(cell, key, store) for key in keys if store.has(key)]
     added = {name: sum(cost[name] for cost in costs) for name in ADDED_UP}
     return {**added, "peak_bytes": max((cost["peak_bytes"] for cost in costs), default=0)}
+
+
+def _spent(cell: PlannedCell, key: str, store: Store) -> dict[str, float]:
+    meta = store.meta(key)
+    place = str(cell.snapshot["value"]) if cell.snapshot and key == cell.train else None
+    spent: dict[str, float] = meta.get("marks", {}).get(place, meta["cost"])  # a run may end before the place
+    return spent

@@ -63,7 +63,7 @@ class _Part(BaseModel):
 
 
 class Knob(_Part):
-    """The option that a sweep turned, and where it stood."""
+    """What was turned, such as the option of a sweep, and where it stood."""
 
     name: str
     value: int | float
@@ -110,6 +110,7 @@ class Record(_Part):
     version: str
     seed: NonNegativeInt
     knob: Knob | None = None
+    snapshot: Knob | None = None  # the place along the row that this is of, such as step 16; None: its end
     status: Literal["ok", "failed"]
     cause: str | None = None
     key: str  # of the trained policy's stage
@@ -137,6 +138,13 @@ class Record(_Part):
             if hits > trials:
                 raise ValueError(f"{name} counts {hits:g} hits in {trials} trials")
         return self
+
+
+def parted(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Those of the rows' ends, which make a table, and those of snapshots on the way there."""
+    everything = list(records)
+    ends = [record for record in everything if record.snapshot is None]
+    return ends, [record for record in everything if record.snapshot is not None]
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

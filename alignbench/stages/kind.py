@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alignbench.engine.resident import Resident
     from alignbench.stages.work import LiveWork
 
+SNAPSHOTS = "snapshots"  # in a train stage: adapters along the run, each in a folder named after its optimiser step
 Contract = Literal["method", "source"]
 
 

@@ -17,13 +17,14 @@ from alignbench.stages.reward_model import FittedRewardModel
 from alignbench.stages.samples import Samples
 from alignbench.stages.score import Score
 from alignbench.stages.sft import SFT
+from alignbench.stages.snapshot import Snapshot
 from alignbench.stages.train import Train
 from alignbench.stages.untrained import Untrained
 
 KINDS: dict[str, Kind] = {
     kind.name: kind()
     for kind in (
-        SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, FittedRewardModel, Train, Untrained,
+        SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, FittedRewardModel, Train, Snapshot, Untrained,
         Completions, GoldRewards, ProxyRewards, GoldCard, RewardCard, ClosedForm, Score,
     )
 }  # fmt: skip

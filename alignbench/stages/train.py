@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignbench.api import AlignmentMethod, Config, MethodConfig, Stage
-from alignbench.stages.kind import Contract, Kind, Source, Told
+from alignbench.stages.kind import SNAPSHOTS, Contract, Kind, Source, Told
 from alignbench.store import write_json
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ class Train(Kind):
         config: Mapping[str, Any]  # JSON values
         seed: int
         max_steps: int
+        snapshots: tuple[int, ...]  # optimiser steps after which the adapter is kept
         reward: Source | None  # an unfitted one
 
     def make(self, work: LiveWork) -> None:
         with ExitStack() as stack:
             run = open_trial(work, stack)
             run.method.train(run.trial, run.config)
-            work.save_policy(run.resident)
+            work.save_policy(run.resident, work.folder)
+            run.snapshots.publish(work.folder, run.trial.budget.used)
         work.save_history(run.trial.history)
         write_json(work.folder / "policy.json", {"is_start": False, "steps": run.trial.budget.used})
 
@@ -54,6 +57,30 @@ class OpenTrial(NamedTuple):
     method: AlignmentMethod
     config: MethodConfig
     resident: Resident
+    snapshots: Snapshots
+
+
+class Snapshots:
+    """The adapter after certain optimiser steps, kept in scratch until the run has ended: a killed one finds them."""
+
+    def __init__(self, work: LiveWork, resident: Resident, steps: Collection[int]) -> None:
+        self._folder = work.scratch / SNAPSHOTS
+        self._work = work
+        self._resident = resident
+        self._steps = steps
+
+    def stepped(self, used: int) -> None:
+        if used in self._steps:
+            self._work.save_policy(self._resident, self._folder / str(used))
+            self._work.meter.mark(str(used))
+
+    def publish(self, folder: Path, used: int) -> None:
+        """Into the stage's own folder. Where a run has ended before a place, its end stands there too."""
+        for step in self._steps:
+            if step <= used:
+                shutil.copytree(self._folder / str(step), folder / SNAPSHOTS / str(step))
+            else:
+                self._work.save_policy(self._resident, folder / SNAPSHOTS / str(step))
 
 
 def open_trial(work: LiveWork, stack: ExitStack) -> OpenTrial:
@@ -70,11 +97,12 @@ def open_trial(work: LiveWork, stack: ExitStack) -> OpenTrial:
     has_reward = "reward" in work.stage.inputs or o.reward is not None
     reward = work.open_reward(stack, "reward", o.reward) if has_reward else None
     resident = stack.enter_context(work.resident("start"))
+    snapshots = Snapshots(work, resident, o.snapshots)
     trial = LiveTrial(
         resident, config, seed=work.seed, max_steps=o.max_steps, max_new_tokens=work.task.max_new_tokens,
         max_completion_tokens=work.task.max_completion_tokens,
         prompts=work.task.prompts("train"), meter=work.meter, workdir=workdir, reward=reward,
-        progress=work.progress, checkpoints=work.checkpoints,
+        progress=work.progress, checkpoints=work.checkpoints, stepped=snapshots.stepped,
         preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
     )  # fmt: skip
-    return OpenTrial(trial, plugin.cls(), config, resident)
+    return OpenTrial(trial, plugin.cls(), config, resident, snapshots)

@@ -126,8 +126,8 @@ class LiveWork(Work):
             )
         return items[:count]
 
-    def save_policy(self, resident: Resident) -> None:
-        resident.save_adapter(POLICY, self.folder)
+    def save_policy(self, resident: Resident, folder: Path) -> None:
+        resident.save_adapter(POLICY, folder)
 
     def load_policy(self, resident: Resident) -> str | None:
         """The trained adapter of input `policy`, under its name; None for the bare start point."""

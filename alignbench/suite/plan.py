@@ -49,6 +49,7 @@ class PlannedCell:
     version: str
     seed: int
     knob: Mapping[str, Any] | None = None  # name and value of the option that a sweep turned
+    snapshot: Mapping[str, Any] | None = None  # name and value of the place along the row; None: its end
     proxy: str | None = None  # what the proxy reward is, in words
     train: str | None = None  # keys; None where the plugin failed before there was a stage
     score: str | None = None

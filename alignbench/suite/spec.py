@@ -171,6 +171,7 @@ class Suite(Config):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)  # one run of each cell
     data_seed: Seed = 0  # splits, supervised start, samples, labels, reward model: what all seeds share
     max_steps: NonNegativeInt = 64  # optimiser steps, per method
+    snapshots: Annotated[int, Field(ge=0, le=1000)] = 0  # places along each run that are scored like its end; 0: none
     checkpoint_seconds: Annotated[FiniteFloat, Field(ge=0)] = 60  # between two checkpoints of a fit; 0: none
     lora: Lora = Lora()
     task: Named = Named(name="sentiment")

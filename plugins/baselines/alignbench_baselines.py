@@ -44,6 +44,12 @@ class BestOfN(AlignmentMethod):
     def decoding(self, config: Config) -> Decoding:
         return BestOf(config.n, config.num_samples)
 
+    def along(self, config: Config, count: int) -> list[Config]:
+        """Powers of two below n, spread evenly over them."""
+        powers = [2**i for i in range(1, config.n.bit_length()) if 2**i < config.n]
+        places = [powers[(i + 1) * len(powers) // (count + 1)] for i in range(count)] if powers else []
+        return [config.model_copy(update={"n": n}) for n in dict.fromkeys(places)]
+
 
 class BestOf(Decoding):
     def __init__(self, n: int, samples_per_prompt: int) -> None:

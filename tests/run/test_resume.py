@@ -57,7 +57,7 @@ def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     rows = [{"method": "ppo", "config": PPO}, {"method": "dpo", "config": DPO}]
-    plan = make_plan(load_suite(suite_file(rows)), load_catalog([]), ())
+    plan = make_plan(load_suite(suite_file(rows, snapshots=99)), load_catalog([]), ())  # at every step
     whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
     keys = list(dict.fromkeys(key for cell in plan.cells for key in plan.upstream(cell.train)))
     seen: list[str] = []
