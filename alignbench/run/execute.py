@@ -51,9 +51,10 @@ class Bench:
     def work(self, stage: PlannedStage, folder: Path, scratch: Path) -> LiveWork:
         """The stage's own work in `folder`, not begun. What it rests on is in the store. `scratch` outlives it."""
         import_engine()
-        from alignbench.stages.work import LiveWork
+        from alignbench.stages.work import HarnessWork, LiveWork
 
-        return LiveWork(self.plan, stage, folder, scratch, lambda: self.engine, self._place, self.progress, KINDS)
+        cls = HarnessWork if stage.run is None else LiveWork
+        return cls(self.plan, stage, folder, scratch, lambda: self.engine, self._place, self.progress, KINDS)
 
     def _make(self, stage: PlannedStage) -> None:
         import_engine()
@@ -64,7 +65,7 @@ class Bench:
         }  # fmt: skip
         with self.store.publish(stage.key, meta) as folder:
             work = self.work(stage, folder, self.store.scratch(stage.key))
-            run = KINDS[stage.kind].make if stage.run is None else _function(stage.run)
+            run: Callable[[Any], None] = KINDS[stage.kind].make if stage.run is None else function_of(stage)
             with isolated(work.seed), self._threads():
                 run(work)
             meta["cost"], meta["marks"] = work.meter.reading(), work.meter.marks
@@ -142,9 +143,9 @@ def import_engine() -> None:
             gc.enable()
 
 
-def _function(place: str) -> Callable[[Any], None]:
-    """'module:function' of a plugin's own stage."""
-    module, _, name = place.partition(":")
+def function_of(stage: PlannedStage) -> Callable[[Any], None]:
+    """What a plugin's own stage runs."""
+    module, _, name = str(stage.run).partition(":")
     function: Callable[[Any], None] = getattr(import_module(module), name)
     return function
 

@@ -11,7 +11,7 @@ from alignbench.stages.kind import Contract, Kind, Source, Told, spoken
 from alignbench.store import write_json
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class ClosedForm(Kind):
@@ -28,7 +28,7 @@ class ClosedForm(Kind):
         reward: Source | None  # an unfitted proxy
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         import torch
 
         from alignbench.scoring import closed_form as exact

@@ -11,7 +11,7 @@ from alignbench.api import Config, Stage
 from alignbench.stages.kind import Contract, Kind, Source, Told
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Comparisons(Kind):
@@ -25,7 +25,7 @@ class Comparisons(Kind):
         source: Source
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         rows = work.rows("samples")
         prompts = [row["prompt"] for row in rows]
         wins = [[0.0] * len(row["completions"]) for row in rows]

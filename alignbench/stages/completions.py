@@ -9,7 +9,7 @@ from alignbench.api import Config, Stage
 from alignbench.stages.kind import Kind, Told
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Completions(Kind):
@@ -26,7 +26,7 @@ class Completions(Kind):
         batch_size: int
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         import torch
 
         from alignbench.engine.sampling import sample_texts

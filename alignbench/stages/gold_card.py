@@ -11,7 +11,7 @@ from alignbench.stages.kind import Kind, Told, spoken
 from alignbench.store import write_json
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class GoldCard(Kind):
@@ -21,7 +21,7 @@ class GoldCard(Kind):
     view = "scoring"
     seconds = 2.0
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
             write_json(work.folder / "card.json", work.task.gold_card(work.open_gold(stack)))
 

@@ -10,7 +10,7 @@ from alignbench.api import Stage
 from alignbench.stages.kind import Kind, Told, spoken
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class GoldRewards(Kind):
@@ -20,7 +20,7 @@ class GoldRewards(Kind):
     view = "scoring"
     seconds = 0.006
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
             work.save_rewards(work.open_gold(stack))
 

@@ -9,7 +9,7 @@ from alignbench.api import Config, Stage
 from alignbench.stages.kind import Kind, Told, spoken
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 HUMAN = "human"  # what a suite calls the comparisons that come with the task, already labelled by people
 
@@ -22,7 +22,7 @@ class HumanComparisons(Kind):
         pairs: int
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         wanted = self.Options(**work.options).pairs
         pairs = work.first(work.task.human_pairs(wanted, work.seed), wanted, "comparisons.pairs", HUMAN)
         work.count(labels_human=len(pairs))

@@ -9,7 +9,7 @@ from alignbench.api import Stage
 from alignbench.stages.kind import Kind, Told
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class JoinedComparisons(Kind):
@@ -18,7 +18,7 @@ class JoinedComparisons(Kind):
     name = "joined_comparisons"
     seconds = 0.0001
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         work.save_rows([row for name in work.stage.inputs for row in work.rows(name)])
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:

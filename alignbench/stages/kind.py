@@ -14,7 +14,7 @@ from alignbench.api import Config, RewardSource, Stage, View
 
 if TYPE_CHECKING:
     from alignbench.engine.resident import Resident
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 SNAPSHOTS = "snapshots"  # in a train stage: adapters along the run, each in a folder named after its optimiser step
 Contract = Literal["method", "source"]
@@ -53,7 +53,7 @@ class Kind:
         present = {name: below for name, below in (inputs or {}).items() if below is not None}
         return Stage(cls.name, cls.Options(**options).model_dump(mode="json"), present)
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         """Write the stage into `work.folder`."""
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ from alignbench.api import Config, Stage
 from alignbench.stages.kind import Contract, Kind, Source, Told, spoken
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class ProxyRewards(Kind):
@@ -24,7 +24,7 @@ class ProxyRewards(Kind):
         reward: Source | None  # an unfitted one
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
             work.save_rewards(work.open_reward(stack, "proxy", self.Options(**work.options).reward))
 

@@ -11,7 +11,7 @@ from alignbench.stages.kind import Contract, Kind, Source, Told, on, spoken
 from alignbench.store import write_json
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class RewardCard(Kind):
@@ -27,7 +27,7 @@ class RewardCard(Kind):
         held_out_pairs: int
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         from alignbench.scoring.evaluate import implicit_accuracy, pair_accuracy
 
         o, held_out = self.Options(**work.options), work.task.held_out_pairs()

@@ -12,7 +12,7 @@ from alignbench.suite.spec import RewardModelConfig
 
 if TYPE_CHECKING:
     from alignbench.engine.resident import Resident
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class FittedRewardModel(Kind):
@@ -24,7 +24,7 @@ class FittedRewardModel(Kind):
     class Options(RewardModelConfig):
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         from alignbench.feedback.reward_model import RewardModel, fit_reward_model
 
         rows, config = work.rows("comparisons"), self.Options(**work.options)

@@ -9,7 +9,7 @@ from alignbench.api import Config, Stage
 from alignbench.stages.kind import Kind, Told
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Samples(Kind):
@@ -24,7 +24,7 @@ class Samples(Kind):
         temperature: float
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         o = self.Options(**work.options)
         prompts = work.first(work.task.prompts("label"), o.prompts, "comparisons.pairs", "label")
         with work.resident("start") as resident:

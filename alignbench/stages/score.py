@@ -14,7 +14,7 @@ from alignbench.store import read_json, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Rule(Config):
@@ -36,7 +36,7 @@ class Score(Kind):
     class Options(Config):
         decoding: Rule | None
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         from alignbench.scoring import evaluate
 
         rows, baseline = work.rows("completions"), work.rewards("baseline_gold")
@@ -118,8 +118,8 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if name in strange else value for name, value in metrics.items()}
 
 
-def _decoding(work: LiveWork, rule: Rule | None) -> Decoding | None:
+def _decoding(work: HarnessWork, rule: Rule | None) -> Decoding | None:
     if rule is None:
         return None
-    plugin = work.plan.catalog.method(rule.method)
-    return plugin.cls().decoding(plugin.cls.Config(**rule.config))
+    method = work.method(rule.method)
+    return method().decoding(method.Config(**rule.config))

@@ -10,7 +10,7 @@ from alignbench.stages.kind import Kind, Told, on
 from alignbench.suite.spec import Training
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class SFT(Kind):
@@ -23,7 +23,7 @@ class SFT(Kind):
     class Options(Training):
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         from alignbench.engine.supervised import fit_supervised
 
         config = self.Options(**work.options)

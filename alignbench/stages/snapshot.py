@@ -11,7 +11,7 @@ from alignbench.stages.kind import SNAPSHOTS, Kind, Told
 from alignbench.store import write_json
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Snapshot(Kind):
@@ -24,7 +24,7 @@ class Snapshot(Kind):
     class Options(Config):
         step: int  # optimiser steps
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         step = self.Options(**work.options).step
         shutil.copytree(work.place("of") / SNAPSHOTS / str(step), work.folder, dirs_exist_ok=True)
         write_json(work.folder / "policy.json", {"is_start": False})

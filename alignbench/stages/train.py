@@ -15,7 +15,7 @@ from alignbench.store import write_json
 if TYPE_CHECKING:
     from alignbench.engine.resident import Resident
     from alignbench.engine.trial import LiveTrial
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Train(Kind):
@@ -33,7 +33,7 @@ class Train(Kind):
         snapshots: tuple[int, ...]  # optimiser steps after which the adapter is kept
         reward: Source | None  # an unfitted one
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
             run = open_trial(work, stack)
             run.method.train(run.trial, run.config)
@@ -63,7 +63,7 @@ class OpenTrial(NamedTuple):
 class Snapshots:
     """The adapter after certain optimiser steps, kept in scratch until the run has ended: a killed one finds them."""
 
-    def __init__(self, work: LiveWork, resident: Resident, steps: Collection[int]) -> None:
+    def __init__(self, work: HarnessWork, resident: Resident, steps: Collection[int]) -> None:
         self._folder = work.scratch / SNAPSHOTS
         self._work = work
         self._resident = resident
@@ -83,13 +83,13 @@ class Snapshots:
                 self._work.save_policy(self._resident, folder / SNAPSHOTS / str(step))
 
 
-def open_trial(work: LiveWork, stack: ExitStack) -> OpenTrial:
+def open_trial(work: HarnessWork, stack: ExitStack) -> OpenTrial:
     """All that a `train` stage puts before its method; what it holds is let go with the stack."""
     from alignbench.engine.trial import LiveTrial
 
     o = Train.Options(**work.options)
-    plugin = work.plan.catalog.method(o.method)
-    config = plugin.cls.Config(**o.config)
+    method = work.method(o.method)
+    config = method.Config(**o.config)
     workdir = work.scratch / "workdir"
     if work.checkpoints.found is None and workdir.exists():  # what a run left that will not be resumed
         shutil.rmtree(workdir)
@@ -105,4 +105,4 @@ def open_trial(work: LiveWork, stack: ExitStack) -> OpenTrial:
         progress=work.progress, checkpoints=work.checkpoints, stepped=snapshots.stepped,
         preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
     )  # fmt: skip
-    return OpenTrial(trial, plugin.cls(), config, resident, snapshots)
+    return OpenTrial(trial, method(), config, resident, snapshots)

@@ -10,7 +10,7 @@ from alignbench.stages.kind import Kind, Told
 from alignbench.store import write_json
 
 if TYPE_CHECKING:
-    from alignbench.stages.work import LiveWork
+    from alignbench.stages.work import HarnessWork
 
 
 class Untrained(Kind):
@@ -22,7 +22,7 @@ class Untrained(Kind):
     class Options(Config):
         seed: int
 
-    def make(self, work: LiveWork) -> None:
+    def make(self, work: HarnessWork) -> None:
         write_json(work.folder / "policy.json", {"is_start": True})
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alignbench.api import HumanModel, RewardSource, Rollout, SourceRoom, Work
+from alignbench.api import AlignmentMethod, HumanModel, RewardSource, Rollout, SourceRoom, Work
 from alignbench.engine.checkpoint import Checkpoints
 from alignbench.engine.device import resolve_device
 from alignbench.engine.meter import Meter
@@ -38,7 +38,8 @@ def stage_seed(kind: str, seed: int) -> int:
 
 
 class LiveWork(Work):
-    """One stage at work in `folder`, with its finished inputs."""
+    """One stage at work in `folder`, with its finished inputs: what a plugin's own stage is handed. None of its public
+    attributes leads to the plan or to what scores a row."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class LiveWork(Work):
         progress: Callable[[int, int], None],
         kinds: Mapping[str, Kind],
     ) -> None:
-        self.plan = plan
+        self._plan = plan
         self.stage = stage
         self.options: Mapping[str, Any] = stage.options
         self.folder = folder
@@ -75,37 +76,25 @@ class LiveWork(Work):
     def save_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_rows(self.folder / ROWS, rows)
 
-    def save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        write_rows(self.folder / HISTORY, history)
-
     @contextmanager
     def resident(self, start: str | None = None) -> Iterator[Resident]:
-        chain = [] if start is None else self.chain(self.stage.inputs.get(start))
-        with self.engine.resident(chain) as resident:
+        chain = [] if start is None else self._chain(self.stage.inputs.get(start))
+        with self._engine().resident(chain) as resident:  # a stage that runs no model loads none
             yield resident
 
-    @property
-    def engine(self) -> Engine:
-        """Made at the first need: a stage that runs no model loads none."""
-        return self._engine()
-
-    def chain(self, key: str | None) -> list[Path]:
+    def _chain(self, key: str | None) -> list[Path]:
         """Folders of the adapters that make the start point of stage `key`: its own if it is a supervised start."""
         if key is None:
             return []
-        stage = self.plan.stages[key]
+        stage = self._plan.stages[key]
         if stage.run is None and self._kinds[stage.kind].is_start:
-            return [*self.chain(stage.inputs.get("on")), self._place(key)]
-        return self.chain(stage.inputs.get("start"))
+            return [*self._chain(stage.inputs.get("on")), self._place(key)]
+        return self._chain(stage.inputs.get("start"))
 
     def sample(self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float = 1.0) -> Rollout:
         rollout = sample_texts(resident, prompts, max_new_tokens, temperature, self._generator, progress=self.progress)
         self.meter.add(tokens_generated=int(rollout.tokens.is_response.sum()))
         return rollout
-
-    @cached_property
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.scratch / "checkpoint", self.plan.suite.checkpoint_seconds)
 
     def count(self, **counts: int) -> None:
         self.meter.add(**counts)
@@ -113,7 +102,19 @@ class LiveWork(Work):
     def progress(self, done: int, total: int) -> None:
         self._progress(done, total)
 
-    # ------------------------------------------------------------------------------- for the harness's own kinds alone
+
+class HarnessWork(LiveWork):
+    """What the harness's own kinds may do besides: resume, open rewards, read held-out prompts."""
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.scratch / "checkpoint", self._plan.suite.checkpoint_seconds)
+
+    def save_history(self, history: Sequence[Mapping[str, float]]) -> None:
+        write_rows(self.folder / HISTORY, history)
+
+    def method(self, name: str) -> type[AlignmentMethod]:
+        return self._plan.catalog.method(name).cls
 
     def held_out_prompts(self, count: int) -> list[str]:
         return self.first(self.task.prompts("eval"), count, "evaluation.prompts", "eval")
@@ -121,9 +122,8 @@ class LiveWork(Work):
     def first(self, items: list[Any], count: int, option: str, split: str) -> list[Any]:
         """UserError if there are fewer than `count` of them."""
         if len(items) < count:
-            raise UserError(
-                f"{option}: {count} asked for, the task's {split} split has {len(items)}; lower it or enlarge the split"
-            )
+            problem = f"{count} asked for, the task's {split} split has {len(items)}; lower it or enlarge the split"
+            raise UserError(f"{option}: {problem}")
         return items[:count]
 
     def save_policy(self, resident: Resident, folder: Path) -> None:
@@ -149,9 +149,9 @@ class LiveWork(Work):
 
     def open_source(self, stack: ExitStack, named: Source) -> RewardSource:
         """An unfitted source, prepared, checked and metered."""
-        plugin = self.plan.catalog.source(named.name)
+        plugin = self._plan.catalog.source(named.name)
         source = plugin.cls(plugin.cls.Config(**named.options))
-        base = stack.enter_context(self.engine.resident())
+        base = stack.enter_context(self._engine().resident())
         human: HumanModel | None = None
         if plugin.cls.simulates_humans:
             human = self.open_gold(stack)  # type: ignore[assignment]
@@ -164,11 +164,11 @@ class LiveWork(Work):
         if unfitted is not None:
             return self.open_source(stack, unfitted)
         key = self.stage.inputs[name]
-        resident = stack.enter_context(self.engine.resident(self.chain(key)))
-        model = self._kinds[self.plan.stages[key].kind].opened(self._place(key), resident)
+        resident = stack.enter_context(self._engine().resident(self._chain(key)))
+        model = self._kinds[self._plan.stages[key].kind].opened(self._place(key), resident)
         return Checked(model, "alignbench", self.meter)
 
     def open_gold(self, stack: ExitStack) -> RewardSource:
         """For the scorer, and for simulated raters; no method is ever handed it."""
-        base = stack.enter_context(self.engine.resident())
+        base = stack.enter_context(self._engine().resident())
         return self.task.load_gold(self.place("gold"), base)

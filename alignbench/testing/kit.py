@@ -146,9 +146,9 @@ def check(
 
 def all_checks() -> tuple[Check, ...]:
     """Every check there is, in the order in which they are run."""
-    from alignbench.testing import golden, harness, learning, metamorphic, methods, sources, startup
+    from alignbench.testing import golden, harness, learning, metamorphic, methods, sources, startup, views
 
-    rooms = [room.__name__ for room in (methods, startup, metamorphic, learning, sources, golden, harness)]
+    rooms = [room.__name__ for room in (methods, views, startup, metamorphic, learning, sources, golden, harness)]
     return tuple(sorted(_CHECKS.values(), key=lambda one: rooms.index(one.function.__module__)))
 
 

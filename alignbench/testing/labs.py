@@ -27,7 +27,7 @@ from alignbench.feedback.checked import Checked
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import Catalog, Plugin
 from alignbench.stages.comparisons import Comparisons
-from alignbench.stages.work import LiveWork
+from alignbench.stages.work import HarnessWork
 from alignbench.store import Store
 from alignbench.suite.spec import Lora
 from alignbench.testing.texts import COMPLETIONS, PROMPTS
@@ -51,17 +51,18 @@ class SourceLab:
         self.store = store
 
     @contextmanager
-    def opened(self, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Checked, LiveWork]]:
+    def opened(self, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Checked, HarnessWork]]:
         """The source with these options, behind the harness's guard, and the work whose meter it is billed to."""
         wanted = {"source": self.plugin.name, "options": dict(options or {}), "pairs": 24}
         plan = make_plan(suite(self.shape, Idle.name, 0, 0, comparisons=wanted), self.catalog)
         stage = next(stage for stage in plan.stages.values() if stage.kind == Comparisons.name)
         with working(plan, stage, self.store) as work, isolated(work.seed), ExitStack() as stack:
+            assert isinstance(work, HarnessWork)
             source = work.open_source(stack, Comparisons.Options(**stage.options).source)
             assert isinstance(source, Checked)
             yield source, work
 
-    def texts(self, source: Checked, work: LiveWork) -> tuple[list[str], list[str], list[str]]:
+    def texts(self, source: Checked, work: HarnessWork) -> tuple[list[str], list[str], list[str]]:
         """Prompts, and two completions of each: the task's own, and ordinary ones after them unless the source refuses
         those as a user's mistake."""
         own, ordinary = self._task_texts(work), ordinary_texts()
@@ -83,7 +84,7 @@ class SourceLab:
         catalog = dataclasses.replace(self.given, sources={**self.given.sources, plugin.name: plugin})
         return SourceLab(plugin, catalog, self.shape, self.store)
 
-    def _task_texts(self, work: LiveWork) -> tuple[list[str], list[str], list[str]]:
+    def _task_texts(self, work: HarnessWork) -> tuple[list[str], list[str], list[str]]:
         rows = list(dict.fromkeys(work.task.demonstrations()))
         by_prompt = {prompt: [row.completion for row in rows if row.prompt == prompt] for prompt, _ in rows}
         pairs = [(p, a, b) for p, texts in by_prompt.items() for a, b in pairwise(texts)]

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +15,10 @@ import numpy as np
 import torch
 import yaml
 
-from alignbench.api import NEEDS, MethodConfig, RewardSource, Task, Work
+from alignbench.api import NEEDS, MethodConfig
 from alignbench.engine.device import isolated
-from alignbench.planning.build import PlanBuilder
 from alignbench.stages.train import open_trial
-from alignbench.stages.work import LiveWork
-from alignbench.store import Store
-from alignbench.suite.plan import Plan
-from alignbench.suite.spec import Suite
+from alignbench.stages.work import HarnessWork
 from alignbench.testing.configs import noting_reads, variations
 from alignbench.testing.kit import NotApplicable, Unmet, check, trains
 from alignbench.testing.stops import Resuming, Stopped, Stopping
@@ -200,21 +196,6 @@ def _(lab: MethodLab) -> None:
 
 
 @check(
-    "method", "gold_and_held_out_prompts_are_out_of_reach", shapes=LLAMA, applies=trains,
-    requires="Nothing that scores, and no held-out prompt, is reachable from the trial's public attributes.",
-    cause="a recipe or a trial that hands on the task, the store or the gold reward",
-)  # fmt: skip
-def _(lab: MethodLab) -> None:
-    held_out = "the held-out prompt of this check"
-    with lab.with_held_out(held_out).opened(lab.calm()) as (trial, *_):
-        for path, thing in _reachable(trial):
-            if isinstance(thing, RewardSource | Task | Work | Suite | Plan | PlanBuilder | Store):
-                raise Unmet(f"{path} is a {type(thing).__name__}")
-            if isinstance(thing, str) and held_out in thing:
-                raise Unmet(f"{path} holds a held-out prompt")
-
-
-@check(
     "method", "only_added_weights_change", applies=trains,
     requires="Base and start weights keep their digest, and the reference gives the same log-probabilities, while the "
     "policy moves.",
@@ -262,7 +243,7 @@ def _ended(lab: MethodLab, options: Mapping[str, Any], steps: int, **where: Any)
         return End(adapter_of(resident), json.dumps(trial.history), dict(work.meter.counts))
 
 
-def _train(work: LiveWork) -> None:
+def _train(work: HarnessWork) -> None:
     with ExitStack() as stack:
         run = open_trial(work, stack)
         run.method.train(run.trial, run.config)
@@ -279,33 +260,3 @@ def _settings() -> dict[str, Any]:
         "working directory": str(Path.cwd()),
         "thread count": torch.get_num_threads(),
     }
-
-
-FOREIGN = ("torch", "transformers", "peft", "tokenizers", "builtins")  # what these hold is no plugin's business
-
-
-def _reachable(root: Any, depth: int = 4) -> Iterator[tuple[str, Any]]:
-    """(path, object) for what public attributes and containers lead to, nearest first."""
-    waiting: list[tuple[str, Any, int]] = [("trial", root, depth)]
-    seen: set[int] = set()
-    while waiting:
-        path, thing, left = waiting.pop(0)
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        yield path, thing
-        if left:
-            waiting += [(f"{path}{step}", inner, left - 1) for step, inner in _inner(thing)]
-
-
-def _inner(thing: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(thing, Mapping):
-        yield from ((f"[{key!r}]", value) for key, value in thing.items())
-    elif isinstance(thing, list | tuple):
-        yield from ((f"[{i}]", value) for i, value in enumerate(thing))
-    elif hasattr(thing, "column_names"):  # a data set
-        yield from ((f"[{name!r}]", list(thing[name])) for name in thing.column_names)
-    elif hasattr(thing, "__dict__") and type(thing).__module__.split(".")[0] not in FOREIGN:
-        properties = [n for n in dir(type(thing)) if isinstance(getattr(type(thing), n), property)]
-        public = [name for name in (*vars(thing), *properties) if name[0] != "_"]
-        yield from ((f".{name}", getattr(thing, name)) for name in public)

@@ -29,7 +29,7 @@ from alignbench.plugins import Catalog, Plugin
 from alignbench.scoring import closed_form
 from alignbench.scoring.evaluate import measure_kl
 from alignbench.stages.train import open_trial
-from alignbench.stages.work import LiveWork
+from alignbench.stages.work import HarnessWork
 from alignbench.store import Store
 from alignbench.suite.plan import Plan
 from alignbench.testing.tape import Tape, recording, turned_round, widened, wrapped
@@ -78,7 +78,7 @@ class Opened(NamedTuple):
     method: AlignmentMethod
     config: MethodConfig
     resident: Resident
-    work: LiveWork
+    work: HarnessWork
 
 
 class MethodLab:
@@ -148,10 +148,11 @@ class MethodLab:
             yield Opened(opened.trial, opened.method, opened.config, opened.resident, work)
 
     @contextmanager
-    def working(self, options: Mapping[str, Any], scratch: Path | None = None, **where: Any) -> Iterator[LiveWork]:
+    def working(self, options: Mapping[str, Any], scratch: Path | None = None, **where: Any) -> Iterator[HarnessWork]:
         """The train stage's own work, with all it rests on made."""
         plan = self.plan(options, **where)
         with working(plan, plan.stage(plan.cells[0].train), self.store, scratch) as work:
+            assert isinstance(work, HarnessWork)
             yield work
 
     def plan(
@@ -175,7 +176,7 @@ class MethodLab:
             return False
         return True
 
-    def texts(self, work: LiveWork) -> tuple[list[str], list[str]]:
+    def texts(self, work: HarnessWork) -> tuple[list[str], list[str]]:
         """Fixed prompts and completions."""
         rows = work.task.demonstrations()[:16]
         return [row.prompt for row in rows], [row.completion for row in rows]
@@ -224,7 +225,7 @@ def logprobs_of(resident: Resident, tokens: TokenBatch, adapter: str | None) -> 
         return resident.logprobs(tokens)
 
 
-def listing_of(trial: LiveTrial, resident: Resident, work: LiveWork) -> Listing:
+def listing_of(trial: LiveTrial, resident: Resident, work: HarnessWork) -> Listing:
     prompts = list(dict.fromkeys(work.task.prompts("train")))
     completions = [work.task.completions(prompt) or [] for prompt in prompts]
     policy, start = (

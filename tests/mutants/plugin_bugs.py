@@ -14,6 +14,7 @@ from alignbench.engine.trial import LiveTrial
 from alignbench.feedback.judge import Judge
 from alignbench.feedback.length import Length
 from alignbench.rl import adapted
+from alignbench.stages import work
 from alignbench_ppo import PPO, collect, optimise
 
 
@@ -150,6 +151,22 @@ def a_trial_hands_out_its_reward_source(patch: Patch) -> None:
         self.source = self._reward  # type: ignore[attr-defined]
 
     patch.setattr(LiveTrial, "__init__", open_handed)
+
+
+@mutant(None, "constitutional", "own_stages_see_training_data_alone")
+def a_method_s_stage_is_handed_the_whole_task(patch: Patch) -> None:
+    patch.setattr(work, "TrainingView", lambda task: task)
+
+
+@mutant(None, "constitutional", "own_stages_see_training_data_alone")
+def a_stages_work_shows_its_plan(patch: Patch) -> None:
+    make = work.LiveWork.__init__
+
+    def open_handed(self: work.LiveWork, plan: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, plan, *args, **kwargs)
+        self.plan = plan  # type: ignore[attr-defined]
+
+    patch.setattr(work.LiveWork, "__init__", open_handed)
 
 
 @mutant(None, "length", "a_batch_equals_its_singles")

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import alignbench
 from alignbench import AlignmentMethod, Config, Inputs, MethodConfig, RecipeBuilder, RewardSource, Trial
+from alignbench.api import Work
 from alignbench.errors import UserError
 
 BREAKS: dict[str, str] = {}  # plugin -> the check that must fail on it
@@ -200,6 +201,17 @@ class Deep(Sound):
         super().train(trial, config)
         with torch.no_grad():
             next(p for name, p in trial.policy.named_parameters() if "lora_" not in name).mul_(1.01)
+
+
+def peek(work: Work) -> None:
+    work.save_rows([{"prompt": prompt, "completion": "a"} for prompt in work.task.prompts("eval")])
+
+
+@breaks("own_stages_see_training_data_alone")
+class Peeking(Sound):
+    def recipe(self, config: Any, build: RecipeBuilder) -> Inputs:
+        seen = build.stage("peeks", peek, {})
+        return Inputs(start := build.sft(data=seen), preferences=build.comparisons(start))
 
 
 class Sampling(AlignmentMethod):

@@ -119,7 +119,9 @@ def test_the_judge_compares_the_new_starts_samples_by_the_same_principles(plan: 
     assert labels.options["source"]["options"]["guidelines"] == [p.preference for p in principles]
     assert plan.stage(labels.key, "samples").inputs["start"] == train.inputs["start"]
     theirs = plan.stage(plain.key, "reward", "comparisons")
-    assert {name for name in labels.options if labels.options[name] != theirs.options[name]} == {"options"}
+    ours, plainer = labels.options["source"], theirs.options["source"]
+    assert {name for name in ours if ours[name] != plainer[name]} == {"options"}
+    assert labels.options["seed"] == theirs.options["seed"]
     assert plan.catalog.method(plan.cells[0].method).cls.train is PPO.train
 
 
