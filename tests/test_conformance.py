@@ -12,7 +12,8 @@ import pytest
 
 from alignbench.plugins import load_catalog
 from alignbench.testing import HARNESS, BoundCheck, parametrize_checks
-from alignbench.testing.kit import NotApplicable, checks_for
+from alignbench.testing.doors import checks_for
+from alignbench.testing.kit import NotApplicable
 
 SHIPPED = ["sft", "best_of_n", "dpo", "ppo", "rlaif", "constitutional", "judge", "length", "oracle", "panel", HARNESS]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from alignbench.stages.registry import KINDS
@@ -33,7 +34,7 @@ TABLE = {
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "terminal": "",
     "cache_cli": "errors store",
-    "cli": "__init__ assets cache_cli errors planning plugins report run scaffold store suite terminal testing",
+    "cli": "__init__ assets cache_cli errors planning plugins report run scaffold scoring store suite terminal testing",
     "docs": "api cli hookspecs plugins testing",
 }
 ORDER = tuple(TABLE)
@@ -81,6 +82,22 @@ def test_the_core_imports_as_the_table_says_and_only_from_the_left() -> None:
         assert all(ORDER.index(other.split(".")[0]) < ORDER.index(own) for other in rooms), own
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports for the type checker and inside functions count too. A package's own face hands names on, no more."""
+    files = {module(file): file for file in (ROOT / "alignbench").rglob("*.py") if file.stem != "__init__"}
+    named = {name: {found for found in imported(file) if found != name} for name, file in files.items()}
+    graph = {
+        name: {found if found in files else found.rpartition(".")[0] for found in names} & files.keys() - {name}
+        for name, names in named.items()
+    }
+    assert sum(map(len, graph.values())) > 200
+    list(TopologicalSorter(graph).static_order())
+
+
+def module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
 def test_a_shipped_plugin_sees_the_public_names_alone() -> None:
     for file in (ROOT / "plugins").rglob("*.py"):
         if "tests" in file.parts or "build" in file.parts:
@@ -97,12 +114,12 @@ def test_a_shipped_plugin_sees_the_public_names_alone() -> None:
 def test_no_file_of_a_kind_imports_another_kinds() -> None:
     """A kind's key hashes what its file imports: an edit of one must not redo another."""
     folder = ROOT / "alignbench" / "stages"
-    shared = {"kind", "work", "view", "registry", "__init__"}
+    shared = {"kind", "source", "work", "view", "registry", "__init__"}
     kinds = [file for file in folder.glob("*.py") if file.stem not in shared]
     assert len(kinds) == len(KINDS)
     for file in kinds:
         others = {name.split(".")[2] for name in imported(file) if name.startswith("alignbench.stages.")}
-        assert others <= {"kind", "work"}, file
+        assert others <= {"kind", "source", "work"}, file
 
 
 def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:

@@ -6,20 +6,10 @@ prompts, preferences and the gold reward. A method says what it trains from in `
 """
 
 from alignbench.api.config import Config, MethodConfig, OptimizerConfig
+from alignbench.api.data import Demonstration, Pair, Rubric, Split, TrainingData
 from alignbench.api.methods import NEEDS, AlignmentMethod, Decoding
 from alignbench.api.stages import Inputs, RecipeBuilder, SourceRef, Stage, View, Work
-from alignbench.api.tasks import (
-    Demonstration,
-    HeldOutPairs,
-    HumanModel,
-    Labels,
-    Pair,
-    RewardSource,
-    Rubric,
-    SourceRoom,
-    Split,
-    Task,
-)
+from alignbench.api.tasks import HeldOutPairs, HumanModel, Labels, RewardSource, SourceRoom, Task
 from alignbench.api.tensors import ActorCritic, PreferenceBatch, Rollout, TokenBatch
 from alignbench.api.trial import Budget, Trial
 
@@ -49,6 +39,7 @@ __all__ = [
     "Stage",
     "Task",
     "TokenBatch",
+    "TrainingData",
     "Trial",
     "View",
     "Work",

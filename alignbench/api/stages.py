@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-if TYPE_CHECKING:  # `tasks` builds on this file, `tensors` annotates alone
-    from alignbench.api.tasks import Rubric, Task
+from alignbench.api.data import Rubric, TrainingData
+
+if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
     from alignbench.api.tensors import Rollout
 
 View = Literal["training", "scoring"]
@@ -48,7 +49,7 @@ class Work(ABC):
 
     options: Mapping[str, Any]
     folder: Path  # what is written here is the stage
-    task: Task
+    task: TrainingData  # a task's own stages are handed all of it
     seed: int
 
     @abstractmethod

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from alignbench.api.config import Config
+from alignbench.api.data import Pair, Rubric, TrainingData
 from alignbench.api.stages import RecipeBuilder, Stage
 
 if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
     from torch import Tensor
 
 Labels = Literal["human", "ai", "free"]
-Split = Literal["train", "label", "eval"]
 
 
 class SourceRoom(NamedTuple):
@@ -64,28 +64,6 @@ class HumanModel(RewardSource):
     rating_sd: float  # SD of single ratings around the mean of their text, on the rating scale
 
 
-class Rubric(NamedTuple):
-    """One guideline for every rater, human or model, in the words a rater reads."""
-
-    guideline: str  # what to look at
-    subject: str  # what a text is called: "Review"
-    quality: str  # what is asked of it: "Sentiment"
-    best: str  # the label of a good text: "Positive"
-    worst: str  # the label of a bad one: "Negative"
-    is_continuation: bool = False  # True: a completion goes on with its prompt's own sentence
-
-
-class Demonstration(NamedTuple):
-    prompt: str
-    completion: str
-
-
-class Pair(NamedTuple):
-    prompt: str
-    chosen: str
-    rejected: str
-
-
 class HeldOutPairs(NamedTuple):
     """Real human preferences no training stage saw, and how well one human does on them."""
 
@@ -93,44 +71,23 @@ class HeldOutPairs(NamedTuple):
     human_accuracy: float | None  # agreement of one rater with the others, the ceiling; None if unknown
 
 
-class Task(ABC):
+class Task(TrainingData):
     """Prompts, demonstrations, human preferences and the gold reward of one setting."""
 
-    name: ClassVar[str]
     summary: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
-    rubric: ClassVar[Rubric]
-    data_seed: int = 0  # draws the splits; the harness sets it to the suite's
-    max_new_tokens: int
 
     def __init__(self, config: Any) -> None:
         self.config = config
-
-    @property
-    def max_completion_tokens(self) -> int:
-        """Tokens read of a completion from the task's data; the rest is cut. Samples end at `max_new_tokens`."""
-        return self.max_new_tokens
 
     @abstractmethod
     def digest(self) -> str:
         """sha256 over the data this task reads; part of every stage's key. UserError names a missing or wrong file."""
 
-    @abstractmethod
-    def prompts(self, split: Split) -> list[str]:
-        """`train` for rollouts, `label` for comparisons, `eval` for scoring; no text is in two of them."""
-
     def completions(self, prompt: str) -> list[str] | None:
         """Every completion the prompt can have, for a task so small that they can be listed: rows are then held against
         the closed-form optimum. The task's human pairs must follow its gold reward by Bradley-Terry."""
         return None
-
-    @abstractmethod
-    def demonstrations(self) -> list[Demonstration]:
-        """Data of the supervised start."""
-
-    @abstractmethod
-    def human_pairs(self, count: int, seed: int) -> list[Pair]:
-        """Real human preferences of the training split."""
 
     @abstractmethod
     def held_out_pairs(self) -> HeldOutPairs:

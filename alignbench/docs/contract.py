@@ -37,10 +37,17 @@ class Contract(NamedTuple):
 
 
 def contract(name: str) -> Contract:
-    lines = inspect.getsource(getattr(api, name)).splitlines()
-    (node,) = ast.parse("\n".join(lines)).body
-    assert isinstance(node, ast.ClassDef)
-    return Contract(name, _paragraph(node), list(_attributes(node, lines)), list(_calls(node)))
+    """With what it has from the classes of the contract it is made of, theirs first."""
+    cls = getattr(api, name)
+    whole = Contract(name, (inspect.getdoc(cls) or "").partition("\n\n")[0], [], [])
+    for part in reversed(cls.__mro__):
+        if part.__module__.startswith(f"{api.__name__}."):
+            lines = inspect.getsource(part).splitlines()
+            (node,) = ast.parse("\n".join(lines)).body
+            assert isinstance(node, ast.ClassDef)
+            whole.attributes.extend(_attributes(node, lines))
+            whole.calls.extend(_calls(node))
+    return whole
 
 
 def _attributes(node: ast.ClassDef, lines: list[str]) -> Iterator[Attribute]:
@@ -73,5 +80,5 @@ def _calls(node: ast.ClassDef) -> Iterator[Call]:
         yield Call(f"{call.name}{arguments}{returns}", "abstractmethod" in marks, _paragraph(call))
 
 
-def _paragraph(node: ast.ClassDef | ast.FunctionDef) -> str:
+def _paragraph(node: ast.FunctionDef) -> str:
     return (ast.get_docstring(node) or "").partition("\n\n")[0]

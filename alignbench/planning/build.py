@@ -15,10 +15,10 @@ from alignbench.plugins import Catalog, Plugin
 from alignbench.stages.comparisons import Comparisons
 from alignbench.stages.human_comparisons import HUMAN, HumanComparisons
 from alignbench.stages.joined_comparisons import JoinedComparisons
-from alignbench.stages.kind import Source
 from alignbench.stages.reward_model import FittedRewardModel
 from alignbench.stages.samples import Samples
 from alignbench.stages.sft import SFT
+from alignbench.stages.source import Source
 from alignbench.suite.spec import Suite
 
 

@@ -16,12 +16,12 @@ from alignbench.stages.completions import Completions
 from alignbench.stages.gold_card import GoldCard
 from alignbench.stages.gold_rewards import GoldRewards
 from alignbench.stages.human_comparisons import HumanComparisons
-from alignbench.stages.kind import Source
 from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.registry import kind_of, tell, view_of
 from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.score import Score
 from alignbench.stages.snapshot import Snapshot
+from alignbench.stages.source import Source
 from alignbench.stages.train import Train
 from alignbench.stages.untrained import Untrained
 from alignbench.suite.plan import PlannedCell

@@ -8,7 +8,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api import Config, Stage
-from alignbench.stages.kind import Contract, Kind, Source, Told
+from alignbench.stages.kind import Contract, Kind, Told
+from alignbench.stages.source import Source
 
 if TYPE_CHECKING:
     from alignbench.stages.work import HarnessWork

@@ -20,15 +20,6 @@ SNAPSHOTS = "snapshots"  # in a train stage: adapters along the run, each in a f
 Contract = Literal["method", "source"]
 
 
-class Source(Config):
-    """An unfitted reward source, with all that its scores rest on."""
-
-    name: str
-    options: Mapping[str, Any]  # JSON values
-    code: str  # digests
-    digest: str
-
-
 class Told(NamedTuple):
     """A stage in words and size."""
 

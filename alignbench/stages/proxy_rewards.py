@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api import Config, Stage
-from alignbench.stages.kind import Contract, Kind, Source, Told, spoken
+from alignbench.stages.kind import Contract, Kind, Told, spoken
+from alignbench.stages.source import Source
 
 if TYPE_CHECKING:
     from alignbench.stages.work import HarnessWork

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api import Config, Stage
-from alignbench.stages.kind import Contract, Kind, Source, Told, on, spoken
+from alignbench.stages.kind import Contract, Kind, Told, on, spoken
+from alignbench.stages.source import Source
 from alignbench.store import write_json
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignbench.api import AlignmentMethod, Config, MethodConfig, Stage
-from alignbench.stages.kind import SNAPSHOTS, Contract, Kind, Source, Told
+from alignbench.stages.kind import SNAPSHOTS, Contract, Kind, Told
+from alignbench.stages.source import Source
 from alignbench.store import write_json
 
 if TYPE_CHECKING:

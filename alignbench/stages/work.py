@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,13 +22,24 @@ from alignbench.engine.resident import POLICY, Engine, Resident
 from alignbench.engine.sampling import sample_texts
 from alignbench.errors import UserError
 from alignbench.feedback.checked import Checked
-from alignbench.stages.kind import Kind, Source
+from alignbench.stages.source import Source
 from alignbench.stages.view import TrainingView
 from alignbench.store import read_json, read_rows, write_rows
 from alignbench.suite.plan import Plan, PlannedStage
 
 ROWS = "rows.jsonl"
 HISTORY = "history.jsonl"  # numbers along a fit, a row per step
+
+
+class Maker(Protocol):
+    """What is asked of the kind of an input."""
+
+    @property
+    def is_start(self) -> bool:
+        """Whether its adapter is merged below those of the stages on it."""
+
+    def opened(self, folder: Path, resident: Resident) -> RewardSource:
+        """What was made in `folder`, as a reward source on its start point."""
 
 
 def stage_seed(kind: str, seed: int) -> int:
@@ -50,7 +61,7 @@ class LiveWork(Work):
         engine: Callable[[], Engine],
         place: Callable[[str], Path],
         progress: Callable[[int, int], None],
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, Maker],
     ) -> None:
         self._plan = plan
         self.stage = stage

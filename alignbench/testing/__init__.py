@@ -12,16 +12,9 @@ engine on the `oracle` task, whose optimum is known. `alignbench check --list` t
 and which bugs of public projects it is known to fail on (`TRAPS`). Importing this imports no torch.
 """
 
-from alignbench.testing.kit import (
-    HARNESS,
-    BoundCheck,
-    Check,
-    CheckFailure,
-    NotApplicable,
-    all_checks,
-    checks_for,
-    parametrize_checks,
-)
+from alignbench.testing.bound import BoundCheck, CheckFailure
+from alignbench.testing.doors import all_checks, checks_for, parametrize_checks
+from alignbench.testing.kit import HARNESS, Check, NotApplicable
 from alignbench.testing.traps import TRAPS
 
 __all__ = [

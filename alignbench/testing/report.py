@@ -15,14 +15,9 @@ from rich.console import Console
 
 from alignbench.errors import printable
 from alignbench.plugins import Catalog
-from alignbench.testing.kit import (
-    CheckFailure,
-    NotApplicable,
-    Speed,
-    all_checks,
-    checks_for,
-    in_column,
-)
+from alignbench.testing.bound import CheckFailure, in_column
+from alignbench.testing.doors import all_checks, checks_for
+from alignbench.testing.kit import NotApplicable, Speed
 from alignbench.testing.traps import TRAPS
 
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignbench.plugins import Plugin
+from alignbench.plugins import Catalog, Plugin
 from alignbench.store import Store
-from alignbench.testing.kit import BoundCheck
+from alignbench.testing.kit import Subject
 from alignbench.testing.labs import HarnessLab, SourceLab
 from alignbench.testing.trials import MethodLab
 
@@ -32,19 +32,19 @@ _sessions: list[Session] = []  # the last one is open
 _first_folder: list[tempfile.TemporaryDirectory[str]] = []  # kept here, it goes when the process ends
 
 
-def lab_for(bound: BoundCheck, shape: str | None) -> Lab:
+def lab_for(subject: Subject, plugin: Plugin[Any] | None, catalog: Catalog, shape: str | None) -> Lab:
     """The lab of a plugin on a model, the same one for every check of a session."""
     if not _sessions:
         _first_folder.append(tempfile.TemporaryDirectory(prefix="alignbench-checks-"))
         _sessions.append(Session(Path(_first_folder[-1].name)))
-    current, plugin, model = _sessions[-1], bound.plugin, shape or ""
-    key = (bound.check.subject, plugin, model)
+    current, model = _sessions[-1], shape or ""
+    key = (subject, plugin, model)
     if key not in current.labs:
         if plugin is None:
-            current.labs[key] = HarnessLab(bound.catalog, model, current.store)
+            current.labs[key] = HarnessLab(catalog, model, current.store)
         else:
             make = MethodLab if plugin.kind == "method" else SourceLab
-            current.labs[key] = make(plugin, bound.catalog, model, current.store)
+            current.labs[key] = make(plugin, catalog, model, current.store)
     return current.labs[key]
 
 

@@ -16,7 +16,8 @@ from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
 from alignbench.suite.spec import Suite
 from alignbench.testing import TRAPS, BoundCheck, CheckFailure, all_checks, checks_for, parametrize_checks
-from alignbench.testing.kit import SPEED_VARIABLE, check
+from alignbench.testing.doors import SPEED_VARIABLE
+from alignbench.testing.kit import check
 from alignbench.testing.report import list_checks, run_checks
 from alignbench.testing.sessions import session
 
@@ -105,7 +106,7 @@ def test_learning_comes_on_top_of_contract_and_each_subject_has_its_own_checks()
 
 def test_what_does_not_train_is_not_asked_how_it_trains() -> None:
     names = {one.check.name for one in checks_for("sft", "learning", load_catalog())}
-    assert names == {"config_survives_yaml", "every_config_field_is_read"}
+    assert names == {"config_survives_yaml", "every_config_field_is_read", "own_stages_see_training_data_alone"}
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:

@@ -1,0 +1,56 @@
+"""What a method may learn from: a task's data, without what scores a row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+Split = Literal["train", "label", "eval"]
+
+
+class Rubric(NamedTuple):
+    """One guideline for every rater, human or model, in the words a rater reads."""
+
+    guideline: str  # what to look at
+    subject: str  # what a text is called: "Review"
+    quality: str  # what is asked of it: "Sentiment"
+    best: str  # the label of a good text: "Positive"
+    worst: str  # the label of a bad one: "Negative"
+    is_continuation: bool = False  # True: a completion goes on with its prompt's own sentence
+
+
+class Demonstration(NamedTuple):
+    prompt: str
+    completion: str
+
+
+class Pair(NamedTuple):
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class TrainingData(ABC):
+    """The part of a task that training may read: of its prompts, `train` and `label`."""
+
+    name: ClassVar[str]
+    rubric: ClassVar[Rubric]
+    data_seed: int = 0  # draws the splits; the harness sets it to the suite's
+    max_new_tokens: int
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Tokens read of a completion from the task's data; the rest is cut. Samples end at `max_new_tokens`."""
+        return self.max_new_tokens
+
+    @abstractmethod
+    def prompts(self, split: Split) -> list[str]:
+        """`train` for rollouts, `label` for comparisons, `eval` for scoring; no text is in two of them."""
+
+    @abstractmethod
+    def demonstrations(self) -> list[Demonstration]:
+        """Data of the supervised start."""
+
+    @abstractmethod
+    def human_pairs(self, count: int, seed: int) -> list[Pair]:
+        """Real human preferences of the training split."""
