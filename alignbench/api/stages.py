@@ -73,8 +73,8 @@ class Work(ABC):
         """Add to the cost ledger: tokens_trained, tokens_judged, labels_human, labels_ai."""
 
     @abstractmethod
-    def progress(self, done: int, total: int) -> None:
-        """Tell whoever watches."""
+    def progress(self, done: int, total: int, **numbers: float) -> None:
+        """Tell whoever watches, with numbers of the moment, such as a loss."""
 
 
 class RecipeBuilder(ABC):

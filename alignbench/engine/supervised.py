@@ -30,7 +30,7 @@ def fit_supervised(
     max_new_tokens: int,
     meter: Meter,
     adapter: str = "sft",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[..., None] = lambda done, total, **numbers: None,
     checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
 ) -> list[dict[str, float]]:
     """Train adapter `adapter` for `config.max_steps`. Returns the loss per step, nats per response token."""
@@ -59,7 +59,7 @@ def fit_supervised(
         loss = supervised_step(resident, batches, optimizer)
         history.append({"step": step, "loss": loss})
         meter.add(tokens_trained=sum(int(b.is_token.sum()) for b in batches))
-        progress(step + 1, config.max_steps)
+        progress(step + 1, config.max_steps, loss=loss)
     resident.module.eval()
     return history
 

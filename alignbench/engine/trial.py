@@ -53,7 +53,7 @@ class LiveTrial(Trial):
         workdir: Path,
         preferences: Sequence[dict[str, str]] | None = None,
         reward: RewardSource | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[..., None] = lambda done, total, **numbers: None,
         checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
         stepped: Callable[[int], None] = lambda used: None,
     ) -> None:
@@ -80,6 +80,7 @@ class LiveTrial(Trial):
         self._resumed: list[list[int]] = []  # the same, of streams that were open and are yet to be asked again
         self._is_asked = False  # for a first batch
         self.history: History = []
+        self._latest: dict[str, float] = {}  # each logged number as it was last
         self.state: dict[str, Any] = {}
         self.policy = resident.module
         self.tokenizer = resident.codec.tokenizer
@@ -285,7 +286,7 @@ class LiveTrial(Trial):
         if self._stepper().accumulate(loss, count):
             self.budget.used += 1
             self._stepped(self.budget.used)
-            self._progress(self.budget.used, self.budget.max_steps)
+            self._progress(self.budget.used, self.budget.max_steps, **self._latest)
 
     def _ready(self, count: float) -> None:
         if self.budget.is_spent:
@@ -305,7 +306,9 @@ class LiveTrial(Trial):
         return self._optimizer
 
     def log(self, **metrics: float | Tensor) -> None:
-        self.history.append({"step": self.budget.used, **{k: float(_detached(v)) for k, v in metrics.items()}})
+        numbers = {name: float(_detached(value)) for name, value in metrics.items()}
+        self.history.append({"step": self.budget.used, **numbers})
+        self._latest |= numbers
 
     def _count(self, tokens: TokenBatch) -> None:
         if torch.is_grad_enabled():

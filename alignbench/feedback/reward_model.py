@@ -142,7 +142,7 @@ def fit_reward_model(
     *,
     seed: int,
     meter: Meter,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[..., None] = lambda done, total, **numbers: None,
     checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
 ) -> list[dict[str, float]]:
     """Fit to rows of prompt, chosen, rejected and, for the listwise loss, ranked texts. Returns loss and accuracy per
@@ -181,7 +181,7 @@ def fit_reward_model(
                 optimizer.backward(share)
             optimizer.step()
             history.append({"step": optimizer.steps, "loss": loss, "accuracy": hits / len(taken)})
-            progress(optimizer.steps, steps)
+            progress(optimizer.steps, steps, loss=loss, accuracy=hits / len(taken))
     model.resident.module.eval()
     return history
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -15,6 +16,8 @@ from alignbench.scoring.glossary import kl_in_words
 from alignbench.scoring.record import Record
 from alignbench.suite.plan import Plan, PlannedStage
 
+TELLING = ("loss", "reward", "kl_nats", "accuracy")  # how the names of such numbers begin
+MOST_NUMBERS = 4
 QUIET = 30.0  # seconds after which a log file is told how far a stage is
 
 
@@ -26,11 +29,13 @@ class Board(Watcher):
         self.plan = plan
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True,
+            TextColumn("{task.fields[told]}"), console=console, transient=True,
         )  # fmt: skip
-        self._whole = self._bars.add_task("all stages", total=len(plan.stages))
+        self._whole = self._bars.add_task("all stages", total=len(plan.stages), told="")
         self._at: dict[str, TaskID] = {}  # bars of the stages at work, by key
         self._spoke = time.monotonic()
+        self._left = {key: stage.estimate for key, stage in plan.stages.items()}  # seconds, of what is not settled
+        self._took, self._foreseen = 0.0, 0.0  # seconds, of what was computed
         self.settled = 0  # stages that are in the store
 
     def __enter__(self) -> Board:
@@ -43,22 +48,32 @@ class Board(Watcher):
         self._bars.stop()
 
     def stage_begins(self, stage: PlannedStage) -> None:
-        self._at[stage.key] = self._bars.add_task(_shown(stage.title), total=None)
+        self._at[stage.key] = self._bars.add_task(_shown(stage.title), total=None, told="")
 
-    def stage_advances(self, stage: PlannedStage, done: int, total: int) -> None:
-        if stage.key in self._at:
-            self._bars.update(self._at[stage.key], completed=done, total=total)
+    def stage_waits(self, stage: PlannedStage) -> None:
+        self._say(f"           another run is computing {_shown(stage.title)}; waiting for it")
+
+    def stage_advances(self, stage: PlannedStage, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        if stage.key not in self._at:
+            return
+        bar = self._bars.tasks[self._bars.task_ids.index(self._at[stage.key])]
+        self._bars.update(bar.id, completed=done, total=total)
+        told = ", ".join(filter(None, [_left(bar.time_remaining), in_words(numbers)]))
+        self._bars.update(bar.id, told=told)
         if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET:
-            self._say(f"          {_shown(stage.title)}: {done} of {total}")
+            self._say(f"           {_shown(stage.title)}: {done} of {total}{', ' if told else ''}{told}")
 
     def stage_ends(self, stage: PlannedStage, seconds: float, is_cached: bool, cause: str | None) -> None:
         if stage.key in self._at:
             self._bars.remove_task(self._at.pop(stage.key))
-        self._bars.advance(self._whole)
-        self.settled += cause is None
+        foreseen = self._left.pop(stage.key, 0.0)
         if not is_cached:
+            self._took, self._foreseen = self._took + seconds, self._foreseen + foreseen
             end = "" if cause is None else f"  FAILED: {_shown(cause)}"
             self._say(f"{seconds:7.1f} s  {_shown(stage.title)}{end}")
+        self.settled += cause is None
+        pace = self._took / self._foreseen if self._foreseen else 1.0
+        self._bars.update(self._whole, advance=1, told=_left(pace * sum(self._left.values())))
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
@@ -75,10 +90,21 @@ class Board(Watcher):
             )
 
 
-def _place(record: Record) -> str:
+def in_words(numbers: Mapping[str, float]) -> str:
+    """The few numbers that tell how a fit is doing: 'loss 0.6931, reward 0.12, kl_nats_k1 1.034'."""
+    shown = [name for start in TELLING for name in numbers if name.startswith(start)]
+    return ", ".join(f"{_shown(name)} {numbers[name]:.4g}" for name in shown[:MOST_NUMBERS])
+
+
+def _left(seconds: float | None) -> str:
     return (
-        record.label if record.snapshot is None else f"{record.label} at {record.snapshot.name} {record.snapshot.value}"
+        "" if not seconds else f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
     )
+
+
+def _place(record: Record) -> str:
+    at = record.snapshot
+    return record.label if at is None else f"{record.label} at {at.name} {at.value}"
 
 
 def _shown(text: str) -> str:

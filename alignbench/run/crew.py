@@ -133,7 +133,7 @@ class ProcessCrew:
                 if "ended" in said:
                     failure = None if said["failure"] is None else Failure(**said["failure"])
                     return self._done(child, failure)
-                child.watcher.stage_advances(child.stage, int(said["done"]), int(said["total"]))
+                _pass_on(said, child.stage, child.watcher)
         except (ValueError, KeyError, TypeError):
             return self._lost(child, "its process wrote rubbish into the harness's own pipe", may_retry=False)
         except (EOFError, OSError):  # it is dying
@@ -178,6 +178,15 @@ class ProcessCrew:
         )
         child.log.keep(self.store, stage.key, failure)
         return [Ended(stage.key, time.monotonic() - child.began, failure)]
+
+
+def _pass_on(said: dict[str, Any], stage: PlannedStage, watcher: Watcher) -> None:
+    """What a child says on the way. ValueError, KeyError or TypeError where it is rubbish."""
+    if "waits" in said:
+        watcher.stage_waits(stage)
+    else:
+        numbers = {str(name): float(value) for name, value in dict(said["numbers"]).items()}
+        watcher.stage_advances(stage, int(said["done"]), int(said["total"]), numbers)
 
 
 def _blamed(stage: PlannedStage, how: str) -> str:

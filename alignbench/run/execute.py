@@ -34,13 +34,15 @@ class Bench:
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan = plan
         self.store = store
-        self.progress: Callable[[int, int], None] = lambda done, total: None  # whom the stage at work tells
+        # Whom the stage at work tells how far it is, and that another process holds it.
+        self.progress: Callable[..., None] = lambda done, total, **numbers: None
+        self.waiting: Callable[[], None] = lambda: None
         self._engine: Engine | None = None
 
     def compute(self, key: str) -> bool:
         """Publish stage `key`. False if it is there already. UserError if one it rests on is not."""
         stage = self.plan.stages[key]
-        with self.store.lock(key):
+        with self.store.lock(key, self.waiting):
             if self.store.get(key) is not None:
                 return False
             self._make(stage)

@@ -23,7 +23,8 @@ class Here:
 
     def start(self, stage: PlannedStage, watcher: Watcher) -> None:
         began, failure = time.perf_counter(), None
-        self.bench.progress = lambda done, total: watcher.stage_advances(stage, done, total)
+        self.bench.progress = lambda done, total, **numbers: watcher.stage_advances(stage, done, total, numbers)
+        self.bench.waiting = lambda: watcher.stage_waits(stage)
         try:
             self.bench.compute(stage.key)
         except (Exception, SystemExit) as error:

@@ -5,6 +5,7 @@ A stage that fails takes the cells that rest on it with it, each as a record wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -20,7 +21,8 @@ class Watcher:
     """Whoever shows how a run is getting on; this one shows nothing."""
 
     def stage_begins(self, stage: PlannedStage) -> None: ...
-    def stage_advances(self, stage: PlannedStage, done: int, total: int) -> None: ...
+    def stage_waits(self, stage: PlannedStage) -> None: ...  # another run is computing it
+    def stage_advances(self, stage: PlannedStage, done: int, total: int, numbers: Mapping[str, float]) -> None: ...
     def stage_ends(self, stage: PlannedStage, seconds: float, is_cached: bool, cause: str | None) -> None: ...
     def cell_ends(self, record: Record) -> None: ...
 

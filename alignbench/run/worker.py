@@ -69,13 +69,14 @@ def _outcome(bench: Any, key: str, orders: Connection) -> bytes:
 
     last = 0.0
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, **numbers: float) -> None:
         nonlocal last
         if time.monotonic() - last > TELL_EVERY or done == total:
             last = time.monotonic()
-            orders.send_bytes(json.dumps({"done": done, "total": total}).encode())
+            orders.send_bytes(json.dumps({"done": done, "total": total, "numbers": numbers}).encode())
 
     bench.progress = progress
+    bench.waiting = lambda: orders.send_bytes(json.dumps({"waits": True}).encode())
     try:
         bench.compute(key)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too: a plugin may raise them

@@ -60,7 +60,7 @@ class LiveWork(Work):
         scratch: Path,
         engine: Callable[[], Engine],
         place: Callable[[str], Path],
-        progress: Callable[[int, int], None],
+        progress: Callable[..., None],
         kinds: Mapping[str, Maker],
     ) -> None:
         self._plan = plan
@@ -110,8 +110,8 @@ class LiveWork(Work):
     def count(self, **counts: int) -> None:
         self.meter.add(**counts)
 
-    def progress(self, done: int, total: int) -> None:
-        self._progress(done, total)
+    def progress(self, done: int, total: int, **numbers: float) -> None:
+        self._progress(done, total, **numbers)
 
 
 class HarnessWork(LiveWork):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -195,3 +197,35 @@ def test_two_workers_and_one_process_give_the_same_records(suite_file, tmp_path:
 def test_a_log_is_found_by_the_beginning_of_its_key_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no stage's log has a key that begins with '\.\./\.\.'"):
         read_log(Store(tmp_path), "../..")
+
+
+@pytest.mark.parametrize("crew", ["here", "workers"])
+def test_a_run_that_waits_for_another_ones_stage_says_so_and_its_numbers_are_passed_on(
+    suite_file, tmp_path: Path, crew: str
+) -> None:
+    plan = make_plan(load_suite(suite_file([DPO])), load_catalog())
+    store = Store(tmp_path / "home")
+    first = next(stage for stage in plan.stages.values() if not stage.inputs)
+    held = ExitStack()
+    held.enter_context(store.lock(first.key))  # as another run would hold it
+
+    class Told(Watcher):
+        waits: ClassVar[list[str]] = []
+        numbers: ClassVar[dict[str, set[str]]] = {}
+
+        def stage_waits(self, stage: Any) -> None:
+            self.waits.append(stage.key)
+            held.close()
+
+        def stage_advances(self, stage: Any, done: int, total: int, numbers: Mapping[str, float]) -> None:
+            assert 0 < done <= total
+            self.numbers.setdefault(stage.kind, set()).update(numbers)
+
+    if crew == "here":
+        run_here(plan, store, Told())
+    else:
+        crewed(plan, tmp_path / "home", Told())
+    assert Told.waits == [first.key]
+    assert "loss" in Told.numbers["sft"]
+    assert {"loss", "accuracy"} <= Told.numbers["reward_model"]
+    assert {"loss", "margin_nats"} <= Told.numbers["train"]
