@@ -25,10 +25,11 @@ def test_what_is_shipped_conforms(check: BoundCheck) -> None:
 @pytest.mark.parametrize("name", ["dpo", "ppo", HARNESS])
 def test_it_conforms_where_weights_are_prepacked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the kit's toys are too small for."""
-    from alignbench.engine import products, resident
+    from alignbench.engine.fast import products
     from alignbench.testing.sessions import session
 
-    monkeypatch.setattr(resident, "prepack", partial(products.prepack, least=0))
+    for name_ in ("worthwhile", "prepack"):
+        monkeypatch.setattr(products, name_, partial(getattr(products, name_), least=0))
     with session():
         for check in checks_for(name):
             with suppress(NotApplicable):

@@ -32,12 +32,13 @@ WITH_OPTIMUM = {"dpo", "ppo", "ppo-reward-model", "rlaif", "constitutional"}
 
 
 @pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str):
     monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
 
     def make(methods: list[Any] = ROWS, **keys: Any) -> Plan:
         suite = {
             "model": "oracle-llama", "device": "cpu", "dtype": "float32", "max_steps": 8, "task": "oracle",
+            "kernels": kernels,
             "lora": {"r": 4, "alpha": 8}, "sft": {"max_steps": 5, "learning_rate": 0.01},
             "comparisons": {"source": "human", "pairs": 234},
             "reward_model": {"learning_rate": 0.01},
