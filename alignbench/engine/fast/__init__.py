@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from transformers import PreTrainedModel
 
 from alignbench.engine.fast import switches
@@ -82,8 +83,9 @@ def install(
         if name in without:
             continue
         try:
-            if switch_on(passes, len(passes.blocks) if adapted is None else adapted):
-                names.append(name)
+            with torch.autocast(model.device.type, enabled=False):  # what a caller trains under is no part of a probe
+                if switch_on(passes, len(passes.blocks) if adapted is None else adapted):
+                    names.append(name)
         except UnfitError as reason:
             fallen.append((name, str(reason)))
             warnings.warn(f"kernel '{name}' is not used, the plain module runs: {reason}", stacklevel=2)

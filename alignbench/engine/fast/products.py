@@ -130,9 +130,10 @@ CLASSES: dict[type[nn.Module], Any] = {nn.Linear: PrepackedLinear, Conv1D: Prepa
 LINEAR_LAYERS = frozenset((*CLASSES, *CLASSES.values()))
 
 
-def worthwhile(model: nn.Module, least: int = WORTH_PREPACKING) -> list[Any]:
-    """The linear layers whose weights are frozen and have `least` numbers or more; a quantised weight is of another
-    class."""
+def worthwhile(model: nn.Module, least: int | None = None) -> list[Any]:
+    """The linear layers whose weights are frozen and have `least` numbers or more (None: as many as it takes to be
+    worth it); a quantised weight is of another class."""
+    least = WORTH_PREPACKING if least is None else least
     layers: list[Any] = [layer for layer in model.modules() if type(layer) in CLASSES]
     return [
         layer for layer in layers
@@ -140,7 +141,7 @@ def worthwhile(model: nn.Module, least: int = WORTH_PREPACKING) -> list[Any]:
     ]  # fmt: skip
 
 
-def prepack(model: nn.Module, least: int = WORTH_PREPACKING) -> int:
+def prepack(model: nn.Module, least: int | None = None) -> int:
     """Prepack those layers, where it can be done. Returns how many were."""
     layers = [x for x in worthwhile(model, least) if can_prepack(x.weight.device, x.weight.dtype)]
     for layer in layers:
