@@ -322,7 +322,7 @@ def test_a_stage_rests_on_what_it_runs():
         return set(closure.contents([module], core_only=True, without=keys.PLANNING))
 
     sft, judge = rests_on("alignbench.engine.supervised"), rests_on("alignbench.feedback.judge")
-    assert {"alignbench/engine/supervised.py", "alignbench/engine/lora.py"} <= sft
+    assert {"alignbench/engine/supervised.py", "alignbench/engine/fast/lora.py"} <= sft
     assert not any(name.startswith(("alignbench/feedback/", "alignbench/tasks/", "alignbench/report/")) for name in sft)
     assert "alignbench/feedback/judge.py" in judge
     assert "alignbench/feedback/judge.py" not in rests_on("alignbench.run.stages")  # what labels is in the source's key

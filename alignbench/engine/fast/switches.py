@@ -111,7 +111,7 @@ def logprobs(passes: FastPasses, adapted: int) -> bool:
     width = passes.hidden_size if passes.has_plain_head else passes.vocabulary
     model = passes.model
     states = _waves(8, width, device=model.device, dtype=model.dtype).requires_grad_()
-    labels = torch.arange(8, device=model.device) * max(1, passes.vocabulary // 8)
+    labels = torch.arange(8, device=model.device) * max(1, passes.vocabulary // 8) % passes.vocabulary
 
     def back(nats_: Any) -> list[Tensor]:
         return there_and_back(torch.cat([nats_.logprobs, nats_.entropies]), states)
