@@ -313,6 +313,12 @@ def test_auto_and_what_it_comes_to_are_one_key_and_another_dtype_is_not():
     assert asked("cpu", "float32") != asked("cuda", "float32")
 
 
+def test_fast_and_plain_kernels_are_two_keys():
+    facts = {"model": "m", "task": {}, "lora": {}, "device": "cpu", "dtype": "float32"}
+    fast, plain = (keys.environment(**facts, kernels=kernels) for kernels in ("fast", "plain"))
+    assert {name for name in fast if fast[name] != plain[name]} == {"kernels"}
+
+
 def test_pythons_version_counts():
     assert keys.libraries()["python"] == ".".join(map(str, sys.version_info[:3]))
 

@@ -52,8 +52,8 @@ class FastPasses(Passes):
     # -------------------------------------------------------------------------------------------------------- states
 
     def states(self, batch: TokenBatch, adapted: int) -> States:
-        """As above. The blocks below the adapted ones give the same states to policy, reference and reward model, so
-        each sequence passes them once; not where weights below may be in training mode (dropout)."""
+        """The blocks below the adapted ones give the same states to policy, reference and reward model, so each
+        sequence passes them once; not where weights below may be in training mode (dropout)."""
         if not self.shares_frozen_blocks or self._is_training or adapted >= len(self.blocks):
             return self.run(batch)
         layout = self.layout(batch)

@@ -90,6 +90,7 @@ def sampling(passes: FastPasses, adapted: int) -> bool:
     prompts = TokenBatch(*(x[[0, 1, 2, 0]] for x in passes.probe()))
     prompts = prompts._replace(is_response=torch.zeros_like(prompts.is_token))
 
+    @torch.no_grad()
     def grown(way: Any) -> list[Tensor]:
         first = way.start(passes, prompts, 1)
         is_token = torch.cat([first.is_token, torch.ones_like(first.is_token[:, :1])], 1)
@@ -98,8 +99,7 @@ def sampling(passes: FastPasses, adapted: int) -> bool:
 
     passes.makes_room = True
     try:
-        with torch.inference_mode():
-            compare(lambda: grown(FastPasses), lambda: grown(Passes), limit(passes.model.dtype))
+        compare(lambda: grown(FastPasses), lambda: grown(Passes), limit(passes.model.dtype))
     except UnfitError:
         passes.makes_room = False
         raise
