@@ -6,10 +6,12 @@ import os
 import subprocess
 import sysconfig
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import pytest
+
+import alignbench  # noqa: F401  # before any test imports torch: it says how OpenMP's threads wait
 
 SPOKEN = "Positive Negative A B Review Sentiment: the film is a good one, a bad one and a dull long plot. "
 BYTE_LEVEL_SPECIALS = {
@@ -72,17 +74,36 @@ def byte_level_tokenizer(specials: dict[str, str]):
     return PreTrainedTokenizerFast(tokenizer_object=inner, **specials)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kernels", choices=["fast", "plain"], default="fast",
+        help="what the engine runs by in tests/engine, tests/peers, tests/run/test_oracle.py and the checks",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels(pytestconfig: pytest.Config) -> str:
+    """'fast', or 'plain' with `--kernels plain`: every test but those of tests/engine/fast should pass with both."""
+    asked = pytestconfig.getoption("--kernels")
+    if asked != "fast":
+        from alignbench.testing.worlds import KERNELS
+
+        KERNELS.set(asked)
+    return asked
+
+
 @pytest.fixture
-def resident(tiny_models) -> Callable:
-    """`resident(name, starts=(), **lora)`: a fresh engine.Resident on the CPU in float32."""
+def resident(tiny_models, kernels) -> Callable:
+    """`resident(name, starts=(), without=(), **lora)`: a fresh engine.Resident on the CPU in float32."""
     import torch
 
     from alignbench.engine.resident import Resident
     from alignbench.suite.spec import Lora
 
-    def make(name: str, starts: Sequence[Path] = (), **lora):
+    def make(name: str, starts: Sequence[Path] = (), without: Collection[str] = (), kernels: str = kernels, **lora):
         options = Lora(**{"r": 4, "alpha": 8, **lora})
-        return Resident(tiny_models[name], starts, options, torch.device("cpu"), torch.float32)
+        place = (torch.device("cpu"), torch.float32)
+        return Resident(tiny_models[name], starts, options, *place, kernels=kernels, without=without)
 
     return make
 

@@ -6,7 +6,6 @@ The learning checks come on top where ALIGNBENCH_CHECKS=learning is set.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 
 import pytest
 
@@ -26,10 +25,10 @@ def test_what_is_shipped_conforms(check: BoundCheck) -> None:
 @pytest.mark.parametrize("name", ["dpo", "ppo", HARNESS])
 def test_it_conforms_where_weights_are_prepacked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the kit's toys are too small for."""
-    from alignbench.engine import products, resident
+    from alignbench.engine.fast import products
     from alignbench.testing.sessions import session
 
-    monkeypatch.setattr(resident, "prepack", partial(products.prepack, least=0))
+    monkeypatch.setattr(products, "WORTH_PREPACKING", 0)
     with session():
         for check in checks_for(name):
             with suppress(NotApplicable):

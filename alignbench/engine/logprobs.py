@@ -6,16 +6,13 @@ values back in their (B, T) places, so that nothing downstream is shifted.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from alignbench.engine.products import Product
 
 ROWS_PER_BLOCK = 256  # rows of logits held at once: 256 x 49152 bfloat16 is 25 MB
-FLOAT_ROWS = 32  # rows read in float32 at a time: 6 MB, which stays in a CPU's cache
 
 
 class LogprobEntropy(NamedTuple):
@@ -23,86 +20,23 @@ class LogprobEntropy(NamedTuple):
     entropies: Tensor  # (N,) nats
 
 
-class Logits:
-    """The product of a model that gives its logits itself."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x
-
-    def pull(self, grad: Tensor) -> Tensor:
-        return grad
-
-
-class _Nats(torch.autograd.Function):
-    """Log-probability of one token a row and the row's entropy, from the states before the projection to logits z.
-
-    With l = log softmax(z), p = exp(l), H = -sum p l:  dl_y/dz = e_y - p  and  dH/dz = -p (l + H). Neither depends on
-    what becomes of the outputs but by a factor a row, so both are pulled back to the states at once, while a block's
-    logits are at hand, and no logits are kept. (Where a model gives its logits itself there is nothing to pull them
-    through, and a slope is as wide as they are.)
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, labels: Tensor, product: Product, temperature: float, slopes: int
-    ) -> tuple[Tensor, Tensor]:
-        """`slopes`: 0 for values alone, 1 for the log-probability's gradient, 2 for the entropy's too."""
-        blocks = [
-            _read(product, x, y, temperature, slopes)
-            for x, y in zip(states.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
-        ]
-        columns = blocks[0] if len(blocks) == 1 else [torch.cat(column) for column in zip(*blocks, strict=True)]
-        logprobs, entropies, *pulled = columns
-        ctx.save_for_backward(*pulled)
-        ctx.set_materialize_grads(False)  # an output nobody used costs nothing
-        if slopes < 2:
-            ctx.mark_non_differentiable(entropies)
-        return logprobs, entropies
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        used = [(g, pulled) for g, pulled in zip(grads, ctx.saved_tensors, strict=False) if g is not None]
-        total = sum(pulled * g[:, None] for g, pulled in used)
-        return total.to(ctx.saved_tensors[0].dtype), None, None, None, None
-
-
-def _read(product: Product, states: Tensor, labels: Tensor, temperature: float, slopes: int) -> list[Tensor]:
-    """(n,) log-probabilities, (n,) entropies, and as many slopes as asked for, pulled back to the (n, H) states."""
-    logits = product(states)
-    by_logit = [torch.empty_like(logits) for _ in range(slopes)]
-    logprobs, entropies = (torch.empty(len(logits), device=logits.device) for _ in range(2))
-    for start in range(0, len(logits), FLOAT_ROWS):
-        rows = slice(start, start + FLOAT_ROWS)
-        z, y = logits[rows].to(torch.float32, copy=True), labels[rows, None]
-        if temperature != 1:
-            z.div_(temperature)
-        z.sub_(z.amax(-1, keepdim=True))
-        p = torch.softmax(z, -1)
-        total = -p.amax(-1).log()  # log of the sum of exp(z), whose largest term is now 1
-        logprobs[rows] = z.gather(-1, y).squeeze(-1) - total
-        entropies[rows] = total - torch.linalg.vecdot(p, z)
-        if slopes > 1:
-            shift = (entropies[rows] - total)[:, None]
-            by_logit[1][rows] = z.add_(shift).mul_(p).div_(-temperature)
-        if slopes > 0:
-            one_hot_less_p = p.neg_().scatter_add_(-1, y, torch.ones_like(p[:, :1]))
-            by_logit[0][rows] = one_hot_less_p if temperature == 1 else one_hot_less_p.div_(temperature)
-    return [logprobs, entropies, *map(product.pull, by_logit)]
-
-
 def logprobs_and_entropies(
-    states: Tensor, labels: Tensor, product: Product, temperature: float = 1.0, *, has_entropy_gradient: bool = True
-) -> LogprobEntropy:
+    states: Tensor, labels: Tensor, project: Callable[[Tensor], Tensor], temperature: float = 1.0, *,
+    has_entropy_gradient: bool = True,
+) -> LogprobEntropy:  # fmt: skip
     """(N, H) states, (N,) token ids, the projection of states to (N, V) logits -> nats, both at `temperature`, float32,
-    differentiable; the entropies' gradient costs a product with the vocabulary and may be left out."""
-    slopes = 1 + has_entropy_gradient if states.requires_grad and torch.is_grad_enabled() else 0
-    return LogprobEntropy(*_Nats.apply(states, labels, product, temperature, slopes))
+    by torch's own log-softmax; autograd keeps what it needs."""
+    blocks = [
+        _read(project(x), y, temperature)
+        for x, y in zip(states.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
+    ]
+    nats = LogprobEntropy(*(torch.cat(column) for column in zip(*blocks, strict=True)))
+    return nats if has_entropy_gradient else nats._replace(entropies=nats.entropies.detach())
 
 
-def token_logprobs(states: Tensor, labels: Tensor, product: Product, temperature: float = 1.0) -> Tensor:
-    """(N,) log-probabilities alone, as above."""
-    return logprobs_and_entropies(states, labels, product, temperature, has_entropy_gradient=False).logprobs
+def _read(logits: Tensor, labels: Tensor, temperature: float) -> LogprobEntropy:
+    log_p = torch.log_softmax(logits.float() / temperature, -1)
+    return LogprobEntropy(log_p.gather(-1, labels[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1))
 
 
 def spread(values: Tensor, is_response: Tensor) -> Tensor:

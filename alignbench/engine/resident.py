@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -23,12 +22,10 @@ from transformers.pytorch_utils import Conv1D
 
 from alignbench.api import TokenBatch
 from alignbench.engine.device import keep_freed_memory
-from alignbench.engine.logprobs import Logits, before, is_before, logprobs_and_entropies, spread, token_logprobs
-from alignbench.engine.lora import merged, quicken
-from alignbench.engine.norms import shorten
-from alignbench.engine.products import LINEAR_LAYERS, Product, prepack, product_of
+from alignbench.engine.fast import Active, install
+from alignbench.engine.logprobs import is_before, spread
+from alignbench.engine.passes import blocks
 from alignbench.engine.tokens import Codec
-from alignbench.engine.trunk import Trunk, blocks, positions
 from alignbench.errors import UserError
 from alignbench.suite.spec import Lora
 
@@ -40,9 +37,10 @@ class Resident:
 
     def __init__(
         self, folder: Path | str, starts: Sequence[Path], lora: Lora, device: torch.device, dtype: torch.dtype,
-        codec: Codec | None = None,
+        codec: Codec | None = None, kernels: str = "fast", without: Collection[str] = (),
     ) -> None:  # fmt: skip
-        """`codec`: that of another resident of the same folder; a tokenizer may take longer to read than a model."""
+        """`codec`: that of another resident of the same folder; a tokenizer may take longer to read than a model.
+        `kernels` and `without` as in `fast.install`."""
         keep_freed_memory()
         self.name = Path(folder).resolve().name if Path(folder).exists() else str(folder)  # a Hub id as it stands
         self.lora = lora
@@ -61,20 +59,14 @@ class Resident:
         self.codec = codec or Codec(tokenizer, _window(model), device)
         self._peft: PeftModel | None = None
         self._is_off = False  # whether passes go round the adapters
-        self.merges = True  # whether long samples are drawn from merged weights
         self._targets = _targets(self.base, lora)  # by block, named before any adapter wraps them
         self._layers_of: dict[str, int] = {}  # adapter -> how many of the topmost blocks carry it
         for start in starts:
-            self.load_adapter("start", start)
-            assert self._peft is not None
-            self.base = self._peft.merge_and_unload().requires_grad_(False)
+            self._put_on("start", 0, lora.layers)
+            self.base = self._filled("start", start).merge_and_unload().requires_grad_(False)
             self._peft = None
-        prepack(self.base)
-        shorten(self.base)
-        self.trunk = Trunk(self.base)
-        self.hidden_size = self.trunk.hidden_size
-        self.has_plain_head = self._head_is_last_step()
-        self.trunk.try_sharing_frozen_blocks(self._adapted_layers())
+        self.passes, self.active = install(self.base, kernels, adapted=lora.layers, without=without)
+        self.hidden_size = self.passes.hidden_size
 
     # ------------------------------------------------------------------------------------------------------ adapters
 
@@ -85,8 +77,19 @@ class Resident:
 
     def add_adapter(self, name: str, seed: int, layers: int | None = None) -> list[nn.Parameter]:
         """A fresh LoRA adapter on the topmost `layers` blocks (None: `lora.layers`), B = 0, so it changes nothing yet.
-        Returns its parameters, ready to train."""
-        count = layers or self.lora.layers or len(self._targets)
+        Returns its parameters, ready to train. UserError if the model has fewer blocks."""
+        self.passes.adapt(self._put_on(name, seed, layers or self.lora.layers))
+        return self.activate(name)
+
+    def load_adapter(self, name: str, folder: Path, layers: int | None = None) -> list[nn.Parameter]:
+        """An adapter saved by `save_adapter`, under `name`; `layers` as it was made with."""
+        parameters = self.add_adapter(name, seed=0, layers=layers)
+        self._filled(name, folder)
+        return parameters
+
+    def _put_on(self, name: str, seed: int, layers: int | None) -> PeftModel:
+        """A fresh adapter as PEFT makes it."""
+        count = layers or len(self._targets)
         if count > len(self._targets):
             have = len(self._targets)
             raise UserError(f"lora.layers: {count} asked for, the model has {have}; lower it or leave it out")
@@ -101,21 +104,20 @@ class Resident:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if self._peft is None:
-                self._peft = get_peft_model(self.base, config, adapter_name=name, autocast_adapter_dtype=False)
+                made = get_peft_model(self.base, config, adapter_name=name, autocast_adapter_dtype=False)
+                assert isinstance(made, PeftModel)
+                self._peft = made
             else:
                 self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
-        quicken(self._peft)
         self._peft.eval()
-        return self.activate(name)
+        return self._peft
 
-    def load_adapter(self, name: str, folder: Path, layers: int | None = None) -> list[nn.Parameter]:
-        """An adapter saved by `save_adapter`, under `name`; `layers` as it was made with."""
-        parameters = self.add_adapter(name, seed=0, layers=layers)
+    def _filled(self, name: str, folder: Path) -> PeftModel:
+        """Adapter `name` has the weights that `save_adapter` left in `folder`."""
         assert self._peft is not None
-        set_peft_model_state_dict(
-            self._peft, load_file(folder / "adapter_model.safetensors", device=str(self.device)), adapter_name=name
-        )
-        return parameters
+        weights = load_file(folder / "adapter_model.safetensors", device=str(self.device))
+        set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        return self._peft
 
     def save_adapter(self, name: str, folder: Path) -> None:
         """PEFT's own two files, loadable by any PEFT user."""
@@ -142,7 +144,7 @@ class Resident:
             self.base.requires_grad_(False)
             self._peft, self._is_off = None, False
         self.base.eval()  # a run that failed while it trained leaves dropout on
-        self.trunk.forget()
+        self.passes.forget()
 
     def activate(self, name: str) -> list[nn.Parameter]:
         """Make `name` the adapter every pass goes through, and the only one with gradients."""
@@ -173,13 +175,13 @@ class Resident:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Run many passes through the active adapter at the cost of the bare model's: its product is added to the
-        weights for as long as this is open. Nothing to do where no adapter is active, or `merges` is off."""
+        """For many passes through the active adapter: where there is a quicker way than to pass it each time, take
+        that for as long as this is open."""
         name = None if self._is_off or self._peft is None else str(self._peft.active_adapter)
-        if name is None or not self.merges or any(type(m) is PeftLinear for m in self.module.modules()):
+        if name is None or not self.passes.can_merge(self.module):
             yield
             return
-        with merged(self.module, name), self.using(None):
+        with self.passes.merged(self.module, name), self.using(None):
             yield
 
     def _switch(self, name: str | None) -> None:
@@ -199,68 +201,50 @@ class Resident:
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """(B, T, H) final hidden states under the active adapter; what stands on padding means nothing."""
-        return self.trunk.states(batch, self._adapted_layers()).padded()
+        return self.passes.states(batch, self._adapted_layers()).padded()
 
     def _adapted_layers(self) -> int:
         """How many of the topmost blocks the active adapter may change."""
         if self._peft is None or self._is_off:
-            return self.lora.layers or len(self.trunk.blocks)
+            return self.lora.layers or len(self.passes.blocks)
         return self._layers_of[str(self._peft.active_adapter)]
 
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:
         """(B, T, H) output of each block numbered in `depths`, without adapters; none above the last is computed."""
         with self.using(None):
-            return self.trunk.block_states(batch, depths)
+            return self.passes.block_states(batch, depths)
 
     def response_states(self, batch: TokenBatch) -> Tensor:
         """(N, H) states from which the N response tokens were predicted; (N, V) logits where a model does more after
         its final states than project them."""
-        if self.has_plain_head:
-            return self.states_before(batch)
-        out = self.base(
-            input_ids=batch.ids, attention_mask=batch.is_token.long(), position_ids=positions(batch.is_token),
-            use_cache=False,
-        )  # fmt: skip
-        return before(out.logits, batch.is_response)
+        return self.passes.response_states(batch, self._adapted_layers())
 
     def states_before(self, batch: TokenBatch) -> Tensor:
         """(N, H) final states one place to the left of the response tokens."""
-        return self.trunk.states(batch, self._adapted_layers()).at(is_before(batch.is_response))
+        return self.passes.states(batch, self._adapted_layers()).at(is_before(batch.is_response))
 
-    @property
-    def projection(self) -> Product:
-        """From what `response_states` gave to (N, V) logits."""
-        return product_of(self.base.get_output_embeddings()) if self.has_plain_head else Logits()
+    def project(self, states: Tensor) -> Tensor:
+        """What `response_states` gave -> (N, V) logits."""
+        return self.passes.project(states)
 
     def head(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V) by the output embeddings."""
-        return self.base.get_output_embeddings()(hidden)
+        return self.passes.head(hidden)
 
     def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """(B, T) log-probabilities of the response tokens, nats, zero elsewhere."""
         states, labels = self.response_states(batch), batch.ids[batch.is_response]
-        return spread(token_logprobs(states, labels, self.projection, temperature), batch.is_response)
+        nats = self.passes.nats(states, labels, temperature, has_entropy_gradient=False)
+        return spread(nats.logprobs, batch.is_response)
 
     def logprobs_and_entropies(
         self, batch: TokenBatch, temperature: float = 1.0, *, has_entropy_gradient: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T) log-probabilities, (B, T) entropies, nats, and the (N, H) final states both were read from."""
         states, labels = self.states_before(batch), batch.ids[batch.is_response]
-        inputs = states if self.has_plain_head else self.response_states(batch)
-        nats = logprobs_and_entropies(
-            inputs, labels, self.projection, temperature, has_entropy_gradient=has_entropy_gradient
-        )
+        inputs = states if self.passes.has_plain_head else self.response_states(batch)
+        nats = self.passes.nats(inputs, labels, temperature, has_entropy_gradient=has_entropy_gradient)
         return spread(nats.logprobs, batch.is_response), spread(nats.entropies, batch.is_response), states
-
-    @torch.no_grad()
-    def _head_is_last_step(self) -> bool:
-        """Whether logits are the output embeddings of the final hidden state, with nothing (scaling, capping) after."""
-        if type(self.base.get_output_embeddings()) not in LINEAR_LAYERS:
-            return False
-        ids = self.trunk.probe().ids[:1]
-        ours = self.head(self.base.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-        # to the last bit: a cap or a scale that changes little here may change much on other logits
-        return torch.equal(ours, self.base(input_ids=ids, use_cache=False).logits)
 
 
 class Engine(NamedTuple):
@@ -272,6 +256,12 @@ class Engine(NamedTuple):
     dtype: torch.dtype
     kept: OrderedDict[tuple[Path, ...], Resident]
     most: int = 2  # a start point for training and the base model for the gold reward
+    kernels: str = "fast"
+
+    @property
+    def active(self) -> Active | None:
+        """The kernels of the resident that was asked for last; None before the first."""
+        return next(reversed(self.kept.values())).active if self.kept else None
 
     @contextmanager
     def resident(self, starts: Sequence[Path] = ()) -> Iterator[Resident]:
@@ -281,7 +271,7 @@ class Engine(NamedTuple):
             while len(self.kept) >= self.most:
                 self.kept.popitem(last=False)
             codec = next((other.codec for other in self.kept.values()), None)
-            self.kept[key] = Resident(self.folder, key, self.lora, self.device, self.dtype, codec)
+            self.kept[key] = Resident(self.folder, key, self.lora, self.device, self.dtype, codec, self.kernels)
         self.kept.move_to_end(key)
         resident = self.kept[key]
         try:

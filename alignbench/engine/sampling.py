@@ -1,7 +1,7 @@
 """Sampling from the whole distribution: no top-k, no top-p, one uniform number per row and token.
 
 The log-probability a trainer gives a sampled token is then the sampler's own, and the samples' KL is the policy's; in
-bfloat16 up to the rounding of weights that long samples are drawn from (see `lora.merged`).
+bfloat16 up to the rounding of weights that long samples are drawn from (see `Resident.merged`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from alignbench.api import Rollout
-from alignbench.engine.cache import grouped, is_roomy, make_cache, start
-from alignbench.engine.resident import Resident, positions
+from alignbench.engine.passes import make_cache, positions
+from alignbench.engine.resident import Resident
 
 SAMPLING_ROWS = 128
 WORTH_MERGING = 16  # new tokens from which on adding an adapter to the weights costs less than passing it at each
@@ -84,8 +83,8 @@ def _sample(
     out = torch.full((len(prompts), max_new_tokens), eos, dtype=torch.long, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each live row answers
     is_live = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    packs = is_roomy(resident, prompts)
-    logits, cache, is_token = start(resident, prompts, max_new_tokens) if packs else padded_start(resident, prompts)
+    batch = resident.codec.pack(prompts, [[]] * len(prompts))
+    logits, cache, is_token = resident.passes.start(batch, max_new_tokens)
     place = is_token.sum(-1, keepdim=True)  # position of the next token
     for step in range(max_new_tokens):
         token = draw(logits, uniforms[rows, step], temperature)
@@ -99,36 +98,10 @@ def _sample(
             cache.batch_select_indices(keep)
             rows, token, place, is_token, is_live = (t[keep] for t in (rows, token, place, is_token, is_live))
         is_token = torch.cat([is_token, torch.ones_like(is_token[:, :1])], dim=1)
-        with grouped(resident.base) if packs else nullcontext():
-            logits = last_logits(resident, token[:, None], is_token, place, cache)
+        logits = resident.passes.next_logits(token[:, None], is_token, place, cache)
         place = place + 1
     answers = out.tolist()
     return [a[: a.index(eos) + 1] if eos in a else a for a in answers]
-
-
-def padded_start(resident: Resident, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor]:
-    """(B, V) logits after each prompt, a cache of the prompts, and (B, T) which of its columns are tokens: left-padded,
-    so that every row's next token is in the same column."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), resident.codec.pad, dtype=torch.long)
-    is_token = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        is_token[row, width - len(prompt) :] = True
-    ids, is_token, cache = ids.to(resident.device), is_token.to(resident.device), make_cache(resident.base)
-    return last_logits(resident, ids, is_token, positions(is_token), cache), cache, is_token
-
-
-def last_logits(resident: Resident, ids: Tensor, is_token: Tensor, place: Tensor, cache: DynamicCache) -> Tensor:
-    """(B, V) logits of the last column of (B, T) `ids`, which go into the cache. The head reads a copy: given a slice,
-    a product in bfloat16 on the CPU becomes one per row, each with a copy of the whole vocabulary matrix."""
-    inputs = {
-        "input_ids": ids, "attention_mask": is_token.long(), "position_ids": place, "past_key_values": cache,
-        "use_cache": True,
-    }  # fmt: skip
-    if resident.has_plain_head:
-        return resident.head(resident.base.base_model(**inputs).last_hidden_state[:, -1].contiguous())
-    return resident.base(**inputs, logits_to_keep=1).logits[:, -1]
 
 
 @torch.no_grad()
@@ -149,6 +122,6 @@ def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Seque
         "position_ids": positions(is_token)[:, len(prefix) :],
     }  # fmt: skip
     at = (torch.arange(count, device=device), batch.is_token.sum(-1) - 1)
-    if resident.has_plain_head:
+    if resident.passes.has_plain_head:
         return resident.head(resident.base.base_model(**inputs).last_hidden_state[at])
     return resident.base(**inputs).logits[at]

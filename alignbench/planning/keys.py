@@ -1,9 +1,10 @@
 """Content keys: a stage's key hashes everything that can change its bytes.
 
 Hashed: kind, options, keys of the inputs; model and data digests; LoRA shape, the device and dtype that `auto` comes
-to; the code of the harness and of every plugin class involved, with all it imports and its package's data; library
-versions. Left out, because they change nothing but where and how output is shown: the suite's name, the rows' labels,
-the store's folder, comments and docstrings, a package's tests, and where on the disk code and data lie.
+to, fast or plain kernels; the code of the harness and of every plugin class involved, with all it imports and its
+package's data; library versions. Left out, because they change nothing but where and how output is shown: the suite's
+name, the rows' labels, the store's folder, comments and docstrings, a package's tests, and where on the disk code and
+data lie.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def digest(value: Any) -> str:
 
 
 def environment(
-    *, model: str, task: Mapping[str, Any], lora: Mapping[str, Any], device: str, dtype: str
+    *, model: str, task: Mapping[str, Any], lora: Mapping[str, Any], device: str, dtype: str, kernels: str
 ) -> dict[str, Any]:
     """What every key of a plan shares. `model` is the model's digest, `task` its name, options and data digest."""
     device, dtype = resolved(device, dtype)
@@ -41,6 +42,7 @@ def environment(
         "lora": dict(lora),
         "device": device,
         "dtype": dtype,
+        "kernels": kernels,
         "machine": platform.machine(),
         "libraries": libraries(),
     }

@@ -73,6 +73,7 @@ def _environment(suite: Suite, catalog: Catalog, task: Task) -> dict[str, Any]:
         lora=suite.lora.model_dump(mode="json"),
         device=suite.device,
         dtype=suite.dtype,
+        kernels=suite.kernels,
     )
 
 

@@ -71,6 +71,7 @@ class Bench:
             with isolated(work.seed), self._threads():
                 run(work)
             meta["cost"], meta["marks"] = work.meter.reading(), work.meter.marks
+            meta["machine"]["kernels"] = self._kernels()
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
@@ -107,9 +108,15 @@ class Bench:
             suite = self.plan.suite
             device = resolve_device(suite.device)
             self._engine = Engine(
-                resolve_model(suite.model), suite.lora, device, resolve_dtype(suite.dtype, device), OrderedDict()
-            )
+                resolve_model(suite.model), suite.lora, device, resolve_dtype(suite.dtype, device), OrderedDict(),
+                kernels=suite.kernels,
+            )  # fmt: skip
         return self._engine
+
+    def _kernels(self) -> str:
+        """Which kernels the model used last runs by; where none was loaded, which were asked for."""
+        loaded = None if self._engine is None else self._engine.active
+        return self.plan.suite.kernels if loaded is None else str(loaded)
 
     def machine(self) -> dict[str, str]:
         """What computes here: it stands in every stage, and in every record."""
@@ -123,6 +130,7 @@ class Bench:
             "device": f"{device.type}: {name}",
             "cores": str(os.cpu_count()),
             "threads": str(torch.get_num_threads()),
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
             "dtype": str(resolve_dtype(self.plan.suite.dtype, device)).removeprefix("torch."),
             "torch": torch.__version__,
             "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -38,7 +38,7 @@ def measure_kl(policy: Resident, adapter: str | None, reference: Resident, token
     with reference.using(None):
         theirs = reference.response_states(tokens)
     blocks = zip(ours.split(ROWS_PER_BLOCK), theirs.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
-    parts = [_kl_rows(policy.projection(p), reference.projection(q), y) for p, q, y in blocks]
+    parts = [_kl_rows(policy.project(p), reference.project(q), y) for p, q, y in blocks]
     columns = (torch.cat(column) for column in zip(*parts, strict=True))
     return KL(*(spread(column, tokens.is_response).double().sum(-1).cpu() for column in columns))
 

@@ -168,6 +168,9 @@ class Suite(Config):
     model: Text = "smollm2-135m"  # alias, Hub id or folder
     device: Annotated[str, AfterValidator(_device)] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    kernels: Literal["fast", "plain"] = "fast"
+    """`plain`: no hand-written kernel, but transformers' and peft's own modules on padded batches, each sequence passed
+    whole, and log-softmax by autograd; equal within rounding. `alignbench.engine.fast` lists the kernels."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)  # one run of each cell
     data_seed: Seed = 0  # splits, supervised start, samples, labels, reward model: what all seeds share
     max_steps: NonNegativeInt = 64  # optimiser steps, per method

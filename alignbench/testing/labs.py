@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle, islice, pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from alignbench.stages.work import HarnessWork
 from alignbench.store import Store
 from alignbench.suite.spec import Lora
 from alignbench.testing.texts import COMPLETIONS, PROMPTS
-from alignbench.testing.worlds import TASK, shake, suite, working
+from alignbench.testing.worlds import KERNELS, TASK, shake, suite, working
 
 
 class SourceLab:
@@ -143,13 +143,15 @@ class HarnessLab:
     def model(self) -> Path:
         return Path(resolve_model(f"oracle-{self.shape}"))
 
-    def resident(self, starts: Sequence[Path] = (), dropout: float = 0.0) -> Resident:
-        return Resident(self.model, starts, Lora(r=4, alpha=8, dropout=dropout), torch.device("cpu"), torch.float32)
+    def resident(self, starts: Sequence[Path] = (), dropout: float = 0.0, without: Collection[str] = ()) -> Resident:
+        lora = Lora(r=4, alpha=8, dropout=dropout)
+        return Resident(
+            self.model, starts, lora, torch.device("cpu"), torch.float32, kernels=KERNELS.get(), without=without
+        )
 
     def shaken(self, *, packs: bool = True) -> Resident:
         """A model under an adapter that changes it; `packs`: a batch may pass as one packed row, or always padded."""
-        resident = self.resident()
-        resident.trunk.packs &= packs
+        resident = self.resident(without=() if packs else ["packing"])
         shake(resident.add_adapter(POLICY, 0))
         return resident
 
@@ -168,7 +170,9 @@ class HarnessLab:
         return folder
 
     def engine(self) -> Engine:
-        return Engine(self.model, Lora(r=4, alpha=8), torch.device("cpu"), torch.float32, OrderedDict())
+        return Engine(
+            self.model, Lora(r=4, alpha=8), torch.device("cpu"), torch.float32, OrderedDict(), kernels=KERNELS.get()
+        )
 
     @contextmanager
     def trial(self, *, dropout: float = 0.0, with_start: bool = False) -> Iterator[tuple[LiveTrial, Resident]]:

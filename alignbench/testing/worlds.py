@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alignbench.suite.plan import Plan, PlannedStage
 from alignbench.suite.spec import Suite
 
 TASK = "oracle"
+KERNELS: ContextVar[str] = ContextVar("kernels", default="fast")  # of every engine that a check runs
 
 
 def suite(shape: str, row: Any, steps: int, seed: int, **keys: Any) -> Suite:
@@ -27,6 +29,7 @@ def suite(shape: str, row: Any, steps: int, seed: int, **keys: Any) -> Suite:
         {
             "name": "conformance", "model": f"oracle-{shape}", "device": "cpu", "dtype": "float32", "seeds": [seed],
             "max_steps": steps, "checkpoint_seconds": 0, "lora": {"r": 4, "alpha": 8}, "task": TASK,
+            "kernels": KERNELS.get(),
             "sft": {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 0.005},
             "comparisons": {"source": "human", "pairs": 24},
             "reward_model": {"per_device_train_batch_size": 8}, "evaluation": {"prompts": 1, "held_out_pairs": 1},

@@ -108,7 +108,7 @@ def measure(device: str) -> dict[str, dict[str, float]]:
     """By dtype: the best rate over the model's own products, prepacked or not; bandwidths of a read and a copy."""
     import torch
 
-    from alignbench.engine.products import Plain, Prepacked, can_prepack
+    from alignbench.engine.fast.products import Plain, Prepacked, can_prepack
 
     rows = 1024
     sizes = [(576, 576), (576, 1536), (1536, 576), (576, 49152)]

@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from alignbench.engine.logprobs import Logits, before, logprobs_and_entropies, spread, token_logprobs
-from alignbench.engine.products import Plain
+from alignbench.engine import logprobs as by_autograd
+from alignbench.engine.fast import nats as pulled_back
+from alignbench.engine.fast.nats import Logits
+from alignbench.engine.fast.products import Plain
+from alignbench.engine.logprobs import before, spread
+
+
+@pytest.fixture(params=[by_autograd, pulled_back], ids=["plain", "fast"])
+def logprobs_and_entropies(request):
+    return request.param.logprobs_and_entropies
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def in_double(logits, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
-def test_values_and_gradients_are_those_of_plain_autograd_in_double(logits, temperature):
+def test_values_and_gradients_are_those_of_plain_autograd_in_double(logprobs_and_entropies, logits, temperature):
     ours = logits.clone().requires_grad_()
     nats = logprobs_and_entropies(ours, LABELS, Logits(), temperature)
     (WEIGHTS[0] * nats.logprobs + WEIGHTS[1] * nats.entropies).sum().backward()
@@ -56,10 +64,13 @@ def test_values_and_gradients_are_those_of_plain_autograd_in_double(logits, temp
 
 @pytest.mark.parametrize("rows", [1, 3, 256])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_gradient_of_the_states_goes_through_the_projection(states, projection, temperature, rows, monkeypatch):
+def test_the_gradient_of_the_states_goes_through_the_projection(
+    logprobs_and_entropies, states, projection, temperature, rows, monkeypatch
+):
     """In one block and in several, each read a few rows at a time."""
-    monkeypatch.setattr("alignbench.engine.logprobs.ROWS_PER_BLOCK", rows)
-    monkeypatch.setattr("alignbench.engine.logprobs.FLOAT_ROWS", 2)
+    for way in (by_autograd, pulled_back):
+        monkeypatch.setattr(way, "ROWS_PER_BLOCK", rows)
+    monkeypatch.setattr(pulled_back, "FLOAT_ROWS", 2)
     ours, exact = states.clone().requires_grad_(), states.double().requires_grad_()
     nats = logprobs_and_entropies(ours, LABELS, projection, temperature)
     values = in_double(exact @ projection.weight.double().T + projection.bias.double(), temperature)
@@ -75,7 +86,7 @@ def test_the_gradient_of_the_states_goes_through_the_projection(states, projecti
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_entropies_without_a_gradient_are_the_same_and_leave_the_log_probabilities_theirs(
-    states, projection, temperature
+    logprobs_and_entropies, states, projection, temperature
 ):
     leaf, seen = states.clone().requires_grad_(), []
     for has_gradient in (True, False):
@@ -87,28 +98,7 @@ def test_entropies_without_a_gradient_are_the_same_and_leave_the_log_probabiliti
         assert torch.equal(both, alone)
 
 
-def test_the_pull_back_to_the_states_is_paid_for_what_is_asked_alone(states, projection):
-    class Counted(Plain):
-        def pull(self, grad):
-            pulls.append(len(grad))
-            return super().pull(grad)
-
-    product, seen = Counted(*projection), []
-    for leaf, has_gradient in (
-        (states, True),
-        (states.clone().requires_grad_(), False),
-        (states.clone().requires_grad_(), True),
-    ):
-        pulls = []
-        logprobs_and_entropies(leaf, LABELS, product, has_entropy_gradient=has_gradient)
-        seen.append(pulls)
-    pulls = []
-    with torch.no_grad():
-        logprobs_and_entropies(leaf, LABELS, product)
-    assert [*seen, pulls] == [[], [7], [7, 7], []]
-
-
-def test_a_second_backward_pass_gives_the_same_gradient(logits):
+def test_a_second_backward_pass_gives_the_same_gradient(logprobs_and_entropies, logits):
     leaf = logits.clone().requires_grad_()
     total = logprobs_and_entropies(leaf, LABELS, Logits()).logprobs.sum()
     first, second = (torch.autograd.grad(total, leaf, retain_graph=True)[0] for _ in range(2))
@@ -116,7 +106,7 @@ def test_a_second_backward_pass_gives_the_same_gradient(logits):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_handed_over_is_not_written_to(logits, states, projection, dtype):
+def test_what_is_handed_over_is_not_written_to(logprobs_and_entropies, logits, states, projection, dtype):
     for given, product in ((logits, Logits()), (states, Plain(*(t.to(dtype) for t in projection)))):
         leaf = given.to(dtype).clone().requires_grad_()
         before = leaf.detach().clone()
@@ -126,7 +116,7 @@ def test_what_is_handed_over_is_not_written_to(logits, states, projection, dtype
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_of_ten_thousand_either_way_stay_finite(dtype, temperature):
+def test_logits_of_ten_thousand_either_way_stay_finite(logprobs_and_entropies, dtype, temperature):
     """The likeliest token has log-probability 0, the least -2e4 / temperature; nothing is left to pull on but the
     latter, towards the former."""
     logits = torch.tensor([[1e4, 0.0, -1e4]] * 2).to(dtype).requires_grad_()
@@ -137,20 +127,14 @@ def test_logits_of_ten_thousand_either_way_stay_finite(dtype, temperature):
     assert logits.grad.tolist() == [[0, 0, 0], [-1 / temperature, 0, 1 / temperature]]
 
 
-def test_odds_of_one_to_three_by_hand():
+def test_odds_of_one_to_three_by_hand(logprobs_and_entropies):
     logits = torch.tensor([[0.0, 2 * math.log(3)]]).expand(2, 2)
     nats = logprobs_and_entropies(logits, torch.tensor([0, 1]), Logits(), temperature=2.0)
     assert nats.logprobs.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4)])
     assert nats.entropies.tolist() == pytest.approx([math.log(4) - 0.75 * math.log(3)] * 2)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_two_ways_to_a_log_probability_agree(logits, temperature):
-    both = logprobs_and_entropies(logits, LABELS, Logits(), temperature).logprobs
-    torch.testing.assert_close(token_logprobs(logits, LABELS, Logits(), temperature), both, atol=1e-6, rtol=1e-6)
-
-
-def test_bfloat16_logits_are_read_in_float32_and_get_their_own_dtype_back(logits):
+def test_bfloat16_logits_are_read_in_float32_and_get_their_own_dtype_back(logprobs_and_entropies, logits):
     leaf = logits.bfloat16().requires_grad_()
     nats = logprobs_and_entropies(leaf, LABELS, Logits())
     nats.logprobs.sum().backward()

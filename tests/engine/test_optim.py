@@ -158,11 +158,10 @@ def test_the_loss_is_that_of_transformers_with_prompt_and_padding_ignored(plain,
 
 
 def test_only_the_states_before_response_tokens_get_a_gradient_from_the_head(resident):
-    made = resident("llama")
+    made = resident("llama", without=["packing"])  # a padded batch, so that states and tokens share their places
     made.add_adapter("sft", 0)
     batch = made.codec.encode(PROMPTS, COMPLETIONS, max_new_tokens=12)
     seen = []
-    made.trunk.packs = False  # a padded batch, so that states and tokens share their places
     made.base.base_model.register_forward_hook(lambda module, args, out: seen.append(out.last_hidden_state))
     loss = supervised_loss(made, batch)
     has_gradient = torch.autograd.grad(loss, seen[0])[0].abs().sum(-1) > 0

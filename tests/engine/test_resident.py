@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from alignbench.api import Demonstration, TokenBatch
 from alignbench.engine.meter import Meter
-from alignbench.engine.resident import Engine, Resident, blocks, positions
+from alignbench.engine.passes import blocks, positions
+from alignbench.engine.resident import Engine, Resident
 from alignbench.engine.supervised import fit_supervised
 from alignbench.errors import UserError
 from alignbench.suite.spec import Lora, Training
@@ -297,10 +298,9 @@ def test_states_kept_from_below_the_adapters_change_no_number_and_no_gradient(re
             torch.testing.assert_close(made.logprobs(batch), expected, atol=1e-5, rtol=1e-5)
         with made.using(None):
             torch.testing.assert_close(made.logprobs(batch), bare, atol=1e-5, rtol=1e-5)
-    gradients = []
-    for shared in (made.trunk.shares_frozen_blocks, False):
-        made.trunk.shares_frozen_blocks = shared
-        gradients.append(torch.autograd.grad(made.logprobs(batch).sum(), weights))
+    other = resident(name, layers=1, kernels="plain")
+    of_other = other.load_adapter("policy", tmp_path)
+    gradients = [torch.autograd.grad(r.logprobs(batch).sum(), w) for r, w in ((made, weights), (other, of_other))]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
@@ -386,7 +386,7 @@ def test_a_cap_on_the_logits_is_seen_in_bfloat16_too(tiny_models):
     model.save_pretrained(folder)
     for file in tiny_models["gemma2"].glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
-    assert not Resident(folder, [], Lora(), torch.device("cpu"), torch.bfloat16).has_plain_head
+    assert not Resident(folder, [], Lora(), torch.device("cpu"), torch.bfloat16).passes.has_plain_head
 
 
 def test_an_adapter_nobody_added_leaves_the_mode_as_it_was(resident):

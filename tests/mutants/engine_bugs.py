@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignbench.api import TokenBatch
-from alignbench.engine import resident as engine
-from alignbench.engine import trunk
+from alignbench.engine import passes
 from alignbench.engine.checkpoint import python_state
+from alignbench.engine.fast.passes import FastPasses
 from alignbench.engine.optim import Optimizer
 from alignbench.engine.resident import Resident
 from alignbench.engine.tokens import Codec
@@ -27,8 +27,7 @@ from alignbench.scoring import evaluate
 
 @mutant(1, "harness", "logprobs_are_plain_transformers")
 def positions_are_shifted_by_one(patch: Patch) -> None:
-    for place in (trunk, engine):
-        patch.setattr(place, "positions", lambda is_token: is_token.cumsum(-1))
+    patch.setattr(passes, "positions", lambda is_token: is_token.cumsum(-1))
 
 
 @mutant(2, "harness", "dropout_is_off_in_rollouts")
@@ -47,22 +46,22 @@ def dropout_stays_on_in_rollouts(patch: Patch) -> None:
 
 @mutant(3, "harness", "sampler_draws_from_the_logprobs")
 def logprobs_ignore_the_temperature(patch: Patch) -> None:
-    for name in ("token_logprobs", "logprobs_and_entropies"):
-        read = getattr(engine, name)
+    for way in (passes.Passes, FastPasses):
+        read = way.nats
 
-        def read_at_1(*args: Any, read: Any = read, **options: Any) -> Any:
-            return read(*args[:3], **options)
+        def read_at_1(self: Any, states: Any, labels: Any, temperature: float, read: Any = read, **options: Any) -> Any:
+            return read(self, states, labels, 1.0, **options)
 
-        patch.setattr(engine, name, read_at_1)
+        patch.setattr(way, "nats", read_at_1)
 
 
 @mutant(7, "harness", "reference_is_the_supervised_start")
 def the_start_is_an_adapter_that_the_reference_switches_off(patch: Patch) -> None:
     make, add = Resident.__init__, Resident.add_adapter
 
-    def without_merging(self: Resident, folder: Any, starts: Any, *rest: Any) -> None:
+    def without_merging(self: Resident, folder: Any, starts: Any, *rest: Any, **named: Any) -> None:
         self.starts = []  # type: ignore[attr-defined]
-        make(self, folder, [], *rest)
+        make(self, folder, [], *rest, **named)
         self.starts = list(starts)  # type: ignore[attr-defined]
 
     def onto_the_start(self: Resident, name: str, seed: int, layers: int | None = None) -> Any:
@@ -87,8 +86,7 @@ def a_score_of_zero_is_replaced_by_a_default(patch: Patch) -> None:
 
 @mutant(14, "harness", "padding_order_and_batch_size_change_nothing")
 def positions_count_padding(patch: Patch) -> None:
-    for place in (trunk, engine):
-        patch.setattr(place, "positions", lambda is_token: torch.ones_like(is_token, dtype=torch.long).cumsum(-1) - 1)
+    patch.setattr(passes, "positions", lambda is_token: torch.ones_like(is_token, dtype=torch.long).cumsum(-1) - 1)
 
 
 @mutant(15, "harness", "reward_is_read_at_the_real_tokens")
@@ -173,8 +171,8 @@ def accumulation_averages_averages(patch: Patch) -> None:
 def merging_rounds_the_weights(patch: Patch) -> None:
     make = Resident.__init__
 
-    def rounded(self: Resident, folder: Any, starts: Any, *rest: Any) -> None:
-        make(self, folder, starts, *rest)
+    def rounded(self: Resident, folder: Any, starts: Any, *rest: Any, **named: Any) -> None:
+        make(self, folder, starts, *rest, **named)
         if starts:
             self.base.to(torch.bfloat16).to(torch.float32)
 

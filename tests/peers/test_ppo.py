@@ -22,7 +22,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignbench.engine.logprobs import Logits, logprobs_and_entropies, spread
+from alignbench.engine.fast.nats import Logits, logprobs_and_entropies
+from alignbench.engine.logprobs import spread
 from alignbench.rl import clipped_policy_loss, clipped_value_loss, gae, mean_over, token_rewards, whiten
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ppo.json").read_text())

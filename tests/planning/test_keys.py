@@ -294,7 +294,7 @@ def test_the_same_size_and_a_time_put_back_do_not_hide_an_edit_from_the_next_pro
 
 
 def shared() -> dict[str, object]:
-    return keys.environment(model="m", task={}, lora={}, device="cpu", dtype="float32")
+    return keys.environment(model="m", task={}, lora={}, device="cpu", dtype="float32", kernels="fast")
 
 
 @pytest.mark.parametrize("library", ["torch", "datasets", "safetensors", "pydantic", "peft", "PyYAML"])
@@ -308,11 +308,17 @@ def test_a_librarys_version_counts(monkeypatch, library):
 
 def test_auto_and_what_it_comes_to_are_one_key_and_another_dtype_is_not():
     def asked(device: str, dtype: str) -> dict[str, object]:
-        return keys.environment(model="m", task={}, lora={}, device=device, dtype=dtype)
+        return keys.environment(model="m", task={}, lora={}, device=device, dtype=dtype, kernels="fast")
 
     assert asked("auto", "auto") == asked(*machine.resolved("auto", "auto"))
     assert asked("cpu", "float32") != asked("cpu", "bfloat16")
     assert asked("cpu", "float32") != asked("cuda", "float32")
+
+
+def test_fast_and_plain_kernels_are_two_keys():
+    facts = {"model": "m", "task": {}, "lora": {}, "device": "cpu", "dtype": "float32"}
+    fast, plain = (keys.environment(**facts, kernels=kernels) for kernels in ("fast", "plain"))
+    assert {name for name in fast if fast[name] != plain[name]} == {"kernels"}
 
 
 def test_pythons_version_counts():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ WITH_OPTIMUM = {"dpo", "ppo", "ppo-reward-model", "rlaif", "constitutional"}
 
 
 @pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str):
     monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
 
     def make(methods: list[Any] = ROWS, **keys: Any) -> Plan:
         suite = {
             "model": "oracle-llama", "device": "cpu", "dtype": "float32", "max_steps": 8, "task": "oracle",
+            "kernels": kernels,
             "lora": {"r": 4, "alpha": 8}, "sft": {"max_steps": 5, "learning_rate": 0.01},
             "comparisons": {"source": "human", "pairs": 234},
             "reward_model": {"learning_rate": 0.01},
@@ -100,6 +102,20 @@ def test_the_numbers_reach_the_records_and_the_table(planned, tmp_path: Path) ->
     markdown = to_markdown(outcome.records)
     assert markdown.startswith("| Method | TV to optimum |")
     assert "**KL to optimum** (nats, lower is better)" in markdown
+
+
+def test_every_stage_and_record_says_which_kernels_ran_and_fast_and_plain_share_no_stage(planned, tmp_path) -> None:
+    store, seen = Store(tmp_path / "store"), []
+    for kernels in ("fast", "plain"):
+        plan = planned(["sft"], kernels=kernels)
+        (record,) = run_here(plan, store).records
+        seen.append((set(plan.stages), record.context.machine["kernels"]))
+        metas = [store.meta(key)["machine"] for key in plan.stages]
+        assert {meta["kernels"].split(":")[0] for meta in metas} == {kernels}
+        assert all(meta["omp_wait_policy"] == os.environ["OMP_WAIT_POLICY"] for meta in metas)
+    (fast, said_fast), (plain, said_plain) = seen
+    assert fast.isdisjoint(plain)
+    assert (said_fast, said_plain) == ("fast: packing, sampling, logprobs, norms, adapters", "plain")
 
 
 def test_another_models_language_fails_the_row_and_says_which_model_to_name(

@@ -124,6 +124,7 @@ def test_where_names_the_line_of_a_key_or_of_the_nearest_above_it(tmp_path: Path
             "methods: [dpo]\nlora:\n  target_modules:\n  - q\n  - 3",
             "5 lora.target_modules[1]: should be text, got 3; quote it",
         ),
+        ("methods: [dpo]\nkernels: quick", "2 kernels: should be 'fast' or 'plain', got \"quick\""),
         ("methods: [dpo]\ndtype: half", "2 dtype: should be 'auto', 'float32' or 'bfloat16', got \"half\""),
         ("methods: [dpo]\ndevice: gpu", '2 device: should be auto, cpu, mps, cuda or cuda:N, got "gpu"'),
         (

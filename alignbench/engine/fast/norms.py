@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from alignbench.engine.fast.probe import compare, limit, there_and_back
+
 
 class _RmsNorm(torch.autograd.Function):
     """(..., H) -> (..., H), computed in float32."""
@@ -35,12 +37,16 @@ class _RmsNorm(torch.autograd.Function):
         return grad.mul_(inverse).addcmul_(wide, share, value=-1).to(x.dtype), None, None
 
 
-def shorten(model: nn.Module) -> None:
-    """Give the frozen model's RMS norms the short backward pass, each if it gives what the formula gives."""
-    layers: list[Any] = [layer for layer in model.modules() if type(layer).__name__.endswith("RMSNorm")]
+def shorten(model: nn.Module) -> int:
+    """Give the frozen model's RMS norms the short backward pass, each if it gives what the formula gives. Returns how
+    many have it. UnfitError if the short pass ends elsewhere than the library's."""
+    found: list[Any] = [layer for layer in model.modules() if type(layer).__name__.endswith("RMSNorm")]
+    layers = [layer for layer in found if not isinstance(layer, _Short) and _is_plain(layer)]
+    for layer in {(type(layer), layer.weight.shape, layer.weight.dtype): layer for layer in layers}.values():
+        _try_backward(layer)
     for layer in layers:
-        if not isinstance(layer, _Short) and _is_plain(layer):
-            layer.__class__ = _shortened(type(layer))  # type: ignore[arg-type]  # mypy: a module's own hash is not a class's
+        layer.__class__ = _shortened(type(layer))  # type: ignore[arg-type]  # a module's own hash is not a class's
+    return sum(isinstance(layer, _Short) for layer in model.modules())
 
 
 def lengthen(model: nn.Module) -> None:
@@ -67,11 +73,24 @@ def _shortened(kind: Any) -> Any:
     return type(f"Short{kind.__name__}", (_Short, kind), {"usual": kind})
 
 
+def _try_backward(layer: Any) -> None:
+    x = _rows(layer.weight).requires_grad_()
+    compare(
+        lambda: there_and_back(_RmsNorm.apply(x, layer.weight, layer.variance_epsilon), x),
+        lambda: there_and_back(layer(x), x),
+        limit(x.dtype),
+    )
+
+
+def _rows(weight: Tensor) -> Tensor:
+    return torch.linspace(-3, 2, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
+
+
 @torch.no_grad()
 def _is_plain(layer: nn.Module) -> bool:
     """Whether it is a root mean square norm as above: some centre, some add 1 to the weight."""
     weight, eps = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
     if not isinstance(weight, Tensor) or not isinstance(eps, float) or weight.requires_grad:
         return False
-    x = torch.linspace(-3, 2, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
+    x = _rows(weight)
     return torch.equal(layer(x), _RmsNorm.apply(x, weight, eps))

@@ -6,9 +6,9 @@ query head. Both are most of what a step costs beside its matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from alignbench.engine.packing import ATTENTION_EXTRAS, LONGEST, Layout, UnpackableError, attending
-from alignbench.errors import UserError
-
-if TYPE_CHECKING:  # an annotation alone
-    from alignbench.engine.resident import Resident
+from alignbench.engine.fast.packing import ATTENTION_EXTRAS, UnpackableError
+from alignbench.engine.passes import make_cache
 
 ATTENTION = "alignbench_grouped"
-LONGEST_ON_GPU = 128  # tokens of a prompt; seen on an H100 with 40
 
 
 class _Roomy(DynamicLayer):
@@ -56,44 +52,25 @@ class _Roomy(DynamicLayer):
         return self.room, 0
 
 
-def make_cache(model: PreTrainedModel) -> DynamicCache:
-    """transformers' own. UserError for a model that keeps something else than keys and values."""
-    cache = DynamicCache(config=model.config)
-    if strange := [layer for layer in cache.layers if not isinstance(layer, DynamicLayer)]:
-        raise UserError(
-            f"{type(model).__name__} keeps a {type(strange[0]).__name__}, of which rows cannot be dropped or repeated: "
-            "use a model whose layers all attend"
-        )
-    return cache
+class RoomyCache(DynamicCache):
+    """Layers as above, which the attention below reads."""
 
 
-def is_roomy(resident: Resident, prompts: Sequence[Sequence[int]]) -> bool:
-    """Whether `start` may be used: a model that can pack, whose layers keep all they have seen, and prompts that are
-    not too long for it."""
-    layers = make_cache(resident.base).layers
-    keeps_all = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-    is_plain = resident.trunk.packs and resident.has_plain_head
-    longest = LONGEST if resident.device.type == "cpu" else LONGEST_ON_GPU
-    return is_plain and keeps_all and max(map(len, prompts)) <= longest
+def keeps_all(model: PreTrainedModel) -> bool:
+    """Whether every layer of the model's cache keeps all it has seen."""
+    layers = make_cache(model).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
-def start(resident: Resident, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, DynamicCache, Tensor]:
-    """(B, V) logits after each prompt, a cache of the prompts with room for `room` tokens more, and (B, T) which of its
-    columns are tokens. Prompts are packed: no padding is computed, and equal ones pass once."""
-    batch = resident.codec.pack(prompts, [[]] * len(prompts))
-    layout, seen = Layout(batch), DynamicCache(config=resident.base.config)
-    with attending(resident.base, layout):
-        states = resident.base.base_model(
-            input_ids=layout.ids, position_ids=layout.positions, past_key_values=seen, use_cache=True
-        ).last_hidden_state[0]
-    rows, is_token = layout.right_aligned()
-    cache = DynamicCache()
+def roomy(seen: DynamicCache, rows: Tensor, room: int) -> RoomyCache:
+    """A packed row's cache -> (B, T) `rows` of it, with room for `room` tokens more."""
+    cache = RoomyCache()
     for packed in seen.layers:
-        assert isinstance(packed, DynamicLayer)  # `is_roomy` has seen to it
+        assert isinstance(packed, DynamicLayer)  # `keeps_all` has seen to it
         own = _Roomy(rows.shape[1] + room)
         own.update(*(x[0][:, rows].transpose(0, 1) for x in (packed.keys, packed.values) if x is not None))
         cache.layers.append(own)
-    return resident.head(states[rows[:, -1]]), cache, is_token
+    return cache
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Row = tuple[int, ...]  # a block's number, then the real token ids of a sequence
 
@@ -31,3 +33,14 @@ class FrozenStates:
         self.bytes += states.nbytes
         while self.bytes > self.most_bytes and len(self._kept) > 1:
             self.bytes -= self._kept.popitem(last=False)[1].nbytes
+
+
+@contextmanager
+def stack_of(model: nn.Module, blocks: nn.ModuleList, count: int) -> Iterator[None]:
+    """The model has its topmost `count` blocks alone, for as long as this is open."""
+    owner, name = next((m, name) for m in model.modules() for name, child in m.named_children() if child is blocks)
+    setattr(owner, name, nn.ModuleList(list(blocks)[-count:]))
+    try:
+        yield
+    finally:
+        setattr(owner, name, blocks)

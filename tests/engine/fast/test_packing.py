@@ -5,9 +5,9 @@ import torch
 from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig, PhimoeConfig
 
 from alignbench.api import TokenBatch
-from alignbench.engine.packing import Layout
+from alignbench.engine.fast import install
+from alignbench.engine.fast.packing import Layout
 from alignbench.engine.tokens import stacked
-from alignbench.engine.trunk import Trunk
 
 EVERY_MODEL = ["llama", "gpt2", "granite", "gemma2"]
 PROMPTS = ["the film is", "the film is", "", "a bad one", "the film is"]
@@ -36,9 +36,9 @@ def test_log_probabilities_and_gradients_are_those_of_the_padded_batch(resident,
     weights = made.add_adapter("policy", 0)
     shake(weights)
     batch, seen = batch_of(made), []
-    assert made.trunk.packs == (name != "gemma2")  # which caps its attention scores
-    for packs in (made.trunk.packs, False):
-        made.trunk.packs = packs
+    assert made.passes.packs == (name != "gemma2")  # which caps its attention scores
+    for packs in (made.passes.packs, False):
+        made.passes.packs = packs
         logprobs = made.logprobs(batch)
         seen.append([logprobs, *torch.autograd.grad((logprobs * logprobs.detach()).sum(), weights)])
     for ours, theirs in zip(*seen, strict=True):
@@ -55,7 +55,7 @@ def test_padding_on_the_left_and_wider_padding_give_the_same_row(resident, name)
     rows = [Layout(b) for b in (batch, wide, left)]
     assert all(torch.equal(r.ids, rows[0].ids) and torch.equal(r.positions, rows[0].positions) for r in rows)
     with torch.no_grad():
-        states = [made.trunk.states(b, 3).at(b.is_token) for b in (batch, wide, left)]
+        states = [made.passes.states(b, 3).at(b.is_token) for b in (batch, wide, left)]
     assert torch.equal(states[0], states[1])
     assert torch.equal(states[0], states[2])
 
@@ -70,9 +70,13 @@ def test_a_window_hides_what_lies_further_back(resident):
             assert is_seen[row, query].nonzero().flatten().tolist() == list(range(max(0, rank - 2), rank + 1))
 
 
+def active(model):
+    return install(model, "fast").active.names
+
+
 def test_a_model_with_more_in_its_attention_runs_padded(plain):
-    assert not Trunk(plain("gemma2")).packs
-    assert Trunk(plain("llama")).packs
+    assert "packing" not in active(plain("gemma2"))
+    assert "packing" in active(plain("llama"))
 
 
 def tiny(config):
@@ -89,14 +93,14 @@ SMALL = {
 
 def test_a_window_the_attention_is_told_of_is_kept_and_one_in_the_mask_alone_is_not_packed():
     batch = TokenBatch(torch.arange(24)[None] + 3, torch.ones(1, 24).bool(), torch.ones(1, 24).bool())
-    told = Trunk(tiny(MistralConfig(**SMALL, sliding_window=5)))
+    told = install(tiny(MistralConfig(**SMALL, sliding_window=5)), "fast").passes
     assert told.packs
     with torch.no_grad():
         states = []
         for told.packs in (True, False):
             states.append(told.states(batch, 2).at(batch.is_token))
     torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)
-    assert not Trunk(tiny(PhimoeConfig(**SMALL, sliding_window=8, num_local_experts=2))).packs
+    assert "packing" not in active(tiny(PhimoeConfig(**SMALL, sliding_window=8, num_local_experts=2)))
 
 
 def test_a_model_whose_code_cannot_take_a_row_loads_and_runs_padded():
@@ -104,14 +108,14 @@ def test_a_model_whose_code_cannot_take_a_row_loads_and_runs_padded():
         vocab_size=40, hidden_size=32, num_attention_heads=4, num_hidden_layers=2, alibi=True,
         new_decoder_architecture=False,
     )  # fmt: skip
-    assert not Trunk(tiny(config)).packs
+    assert "packing" not in active(tiny(config))
 
 
 def test_the_second_pass_over_a_kept_prompt_computes_nothing_below_the_adapters(resident, shake):
     made = resident("llama", layers=1)
     shake(made.add_adapter("policy", 0))
     batch, passed = batch_of(made), []
-    made.trunk.blocks[0].register_forward_hook(lambda *args: passed.append(1))
+    made.passes.blocks[0].register_forward_hook(lambda *args: passed.append(1))
     with torch.no_grad():
         first = made.logprobs(batch)
         assert (len(passed), torch.equal(made.logprobs(batch), first), len(passed)) == (1, True, 1)

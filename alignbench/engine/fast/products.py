@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from alignbench.engine.fast.probe import UnfitError, compare, there_and_back
+
 WORTH_PREPACKING = 2**14  # numbers in a weight; below, the call itself costs more than the product
 
 
@@ -128,15 +130,24 @@ CLASSES: dict[type[nn.Module], Any] = {nn.Linear: PrepackedLinear, Conv1D: Prepa
 LINEAR_LAYERS = frozenset((*CLASSES, *CLASSES.values()))
 
 
-def prepack(model: nn.Module, least: int = WORTH_PREPACKING) -> None:
-    """Prepack the linear layers whose weights are frozen and have `least` numbers or more."""
+def worthwhile(model: nn.Module, least: int | None = None) -> list[Any]:
+    """The linear layers whose weights are frozen and have `least` numbers or more (None: as many as it takes to be
+    worth it); a quantised weight is of another class."""
+    least = WORTH_PREPACKING if least is None else least
     layers: list[Any] = [layer for layer in model.modules() if type(layer) in CLASSES]
+    return [
+        layer for layer in layers
+        if type(w := layer.weight.data) is Tensor and not layer.weight.requires_grad and w.numel() >= least
+    ]  # fmt: skip
+
+
+def prepack(model: nn.Module, least: int | None = None) -> int:
+    """Prepack those layers, where it can be done. Returns how many were."""
+    layers = [x for x in worthwhile(model, least) if can_prepack(x.weight.device, x.weight.dtype)]
     for layer in layers:
-        weight = layer.weight
-        is_plain = type(weight.data) is Tensor and not weight.requires_grad  # a quantised one is another class
-        if is_plain and weight.numel() >= least and can_prepack(weight.device, weight.dtype):
-            layer.prepacked = Prepacked(plain_of(layer))
-            layer.__class__ = CLASSES[type(layer)]
+        layer.prepacked = Prepacked(plain_of(layer))
+        layer.__class__ = CLASSES[type(layer)]
+    return len(layers)
 
 
 def repack(layer: Any) -> None:
@@ -153,18 +164,23 @@ def unpack(model: nn.Module) -> None:
         del layer.prepacked
 
 
-@cache
 def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a prepacked product, and its gradient, end where the plain ones do."""
-    if device.type != "cpu":
-        return False
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        x, grad, weight, bias = (torch.randn(*size, dtype=dtype) for size in ((5, 96), (5, 160), (160, 96), (160,)))
-        plain = Plain(weight, bias)
-        try:
-            prepacked = Prepacked(plain)
-            ours, theirs = (torch.cat([p(x), p.pull(grad)], 1).float() for p in (prepacked, plain))
-        except (AttributeError, RuntimeError):  # torch's own affair: no such call, or not on this machine
-            return False
-    return float((ours - theirs).norm() / theirs.norm()) < 8 * torch.finfo(dtype).eps
+    return device.type == "cpu" and why_not(dtype) is None
+
+
+@cache
+def why_not(dtype: torch.dtype) -> str | None:
+    """Why a prepacked product cannot stand in for the plain one on this machine; None where both end alike, there and
+    back."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, dtype=dtype, generator=generator) for size in ((5, 96), (160, 96), (160,)))
+    x.requires_grad_()
+    try:
+        compare(
+            lambda: there_and_back(_Through.apply(x, Prepacked(Plain(weight, bias))), x),
+            lambda: there_and_back(nn.functional.linear(x, weight, bias), x),
+            8 * torch.finfo(dtype).eps,
+        )
+    except UnfitError as reason:
+        return str(reason)
+    return None

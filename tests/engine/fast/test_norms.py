@@ -6,7 +6,7 @@ from torch import nn
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from alignbench.engine.norms import lengthen, shorten
+from alignbench.engine.fast.norms import lengthen, shorten
 
 SIZE, EPS = 48, 1e-5
 PROMPTS, COMPLETIONS = ["the film is", "a", "the film is"], [" a good one", " bad", ""]
@@ -72,7 +72,7 @@ def test_log_probabilities_and_adapter_gradients_are_those_of_the_long_norms(res
     shake(weights)
     batch = made.codec.encode(PROMPTS, COMPLETIONS, max_new_tokens=12)
     norms = [m for m in made.base.modules() if type(m).__name__.endswith("RMSNorm")]
-    assert len(norms) == 2 * len(made.trunk.blocks) + 1
+    assert len(norms) == 2 * len(made.passes.blocks) + 1
     seen = []
     for change, expected in ((shorten, True), (lengthen, False), (shorten, True)):
         if seen:  # a resident's are short from the start
@@ -125,7 +125,8 @@ def test_a_trainer_under_autocast_gets_the_librarys_forward():
     norm, x = frozen(), randn(3, SIZE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         theirs, their_grad = pulled(norm, x, torch.ones_like(x))
-        shorten(norm)
+    shorten(norm)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, our_grad = pulled(norm, x, torch.ones_like(x))
         assert last_step(norm, x) != "_RmsNormBackward"
     assert torch.equal(ours, theirs)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from alignbench.engine.lora import merged
-from alignbench.engine.products import (
+from alignbench.engine.fast.lora import merged
+from alignbench.engine.fast.products import (
     CLASSES,
     LINEAR_LAYERS,
     WORTH_PREPACKING,
@@ -20,6 +20,7 @@ from alignbench.engine.products import (
     prepacked_of,
     product_of,
     unpack,
+    why_not,
 )
 from alignbench.engine.sampling import sample
 
@@ -233,7 +234,7 @@ def test_a_gradient_pulled_while_weights_are_merged_is_of_the_weights_it_was_bui
 
 def test_a_first_pull_of_merged_weights_is_theirs_and_leaves_nothing_behind(single, adapted):
     made, _, _ = adapted("llama")
-    layer = made.trunk.blocks[0].mlp.up_proj.base_layer
+    layer = made.passes.blocks[0].mlp.up_proj.base_layer
     x, usual = randn(1, 32).requires_grad_(), layer.weight.detach().clone()
     with made.merged():
         lent = layer.weight.detach().clone()
@@ -313,9 +314,9 @@ def test_a_layer_that_is_more_than_linear_stays_itself():
 @pytest.fixture
 def unprobed():
     """The probe's answer is forgotten before and after."""
-    can_prepack.cache_clear()
+    why_not.cache_clear()
     yield
-    can_prepack.cache_clear()
+    why_not.cache_clear()
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 
-from alignbench.engine.lora import Quick
+from alignbench.engine.fast.lora import Quick
 
 PROMPTS, COMPLETIONS = ["the film is", "a"], [" a good one", " bad"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from alignbench.engine.products import LINEAR_LAYERS, Product, prepacked_of, product_of, repack
+from alignbench.engine.fast.products import LINEAR_LAYERS, Product, prepacked_of, product_of, repack
 
 
 class _LoraProduct(torch.autograd.Function):
