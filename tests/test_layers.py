@@ -27,7 +27,7 @@ TABLE = {
     "scoring": "api engine errors rl store",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "scaffold": "errors hookspecs plugins",
-    "run": "api assets engine errors feedback plugins scoring store suite",
+    "run": "__init__ api assets engine errors feedback plugins scoring store suite",
     "testing": "api assets engine errors feedback plugins run scoring store suite",
     "terminal": "",
     "cache_cli": "errors store",

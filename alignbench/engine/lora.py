@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
@@ -87,6 +89,12 @@ class Quick(PeftLinear):
     def unmerge(self) -> None:
         super().unmerge()
         repack(self.base_layer)
+
+
+def has_moved(folder: Path) -> bool:
+    """Whether a saved adapter changes the model at all. B is zero at the start of a run, and while it is, so is B A."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    return any(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name)
 
 
 @contextmanager

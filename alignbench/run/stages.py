@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from alignbench.api import AlignmentMethod, Decoding, Demonstration, MethodConfig, RewardSource
+from alignbench.engine.lora import has_moved
 from alignbench.engine.resident import Resident
 from alignbench.engine.supervised import fit_supervised
 from alignbench.engine.trial import POLICY, LiveTrial, sample_texts
@@ -132,7 +133,9 @@ def train(work: LiveWork) -> None:
         run.method.train(run.trial, run.config)
         run.resident.save_adapter(POLICY, work.folder)
     write_rows(work.folder / HISTORY, run.trial.history)
-    write_json(work.folder / "policy.json", {"is_start": False, "steps": run.trial.budget.used})
+    budget = run.trial.budget
+    facts = {"steps": budget.used, "max_steps": budget.max_steps, "moved": has_moved(work.folder)}
+    write_json(work.folder / "policy.json", {"is_start": False, **facts})
 
 
 def untrained(work: LiveWork) -> None:

@@ -55,7 +55,8 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Pl
                 own=tuple(key_of[id(stage)] for stage in row.own),
             )
         )
-    return Plan(suite, stages, tuple(cells), task.describe(), tuple(modules), catalog=catalog, task=task)
+    digests = {"model": shared["model"], "data": shared["task"]["data"]}
+    return Plan(suite, stages, tuple(cells), task.describe(), tuple(modules), digests, catalog=catalog, task=task)
 
 
 def make_task(suite: Suite, catalog: Catalog) -> Task:

@@ -63,6 +63,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     task_in_words: str
     modules: tuple[str, ...] = ()  # loaded by --plugin
+    digests: Mapping[str, str] = field(default_factory=dict)  # of "model" and "data", as every key holds them
     catalog: Catalog = field(compare=False, repr=False, kw_only=True)
     task: Task = field(compare=False, repr=False, kw_only=True)
 
@@ -91,6 +92,7 @@ class Plan:
             "suite": self.suite.to_dict(),
             "modules": list(self.modules),
             "task_in_words": self.task_in_words,
+            "digests": dict(self.digests),
             "stages": [asdict(stage) for stage in self.stages.values()],
             "cells": [asdict(cell) for cell in self.cells],
         }
@@ -109,7 +111,8 @@ def plan_of(data: Mapping[str, Any], catalog: Catalog, task: Task) -> Plan:
         if missing := {below for stage in stages.values() for below in stage.inputs.values()} - stages.keys():
             raise ValueError(f"stage {min(missing)[:12]} is an input and is not planned")
         return Plan(
-            suite, stages, cells, data["task_in_words"], tuple(data["modules"]), catalog=catalog, task=task
+            suite, stages, cells, data["task_in_words"], tuple(data["modules"]), data["digests"], catalog=catalog,
+            task=task,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
