@@ -132,7 +132,7 @@ def command(argv: Sequence[str]) -> str:
             is_secret = not equals
         else:
             kept.append(f"{name}={near(value)}" if equals and "://" not in name else near(argument))
-    return shlex.join(kept)
+    return shlex.join(scrubbed(kept))  # before it is quoted
 
 
 def near(text: str) -> str:

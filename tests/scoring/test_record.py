@@ -119,9 +119,7 @@ def test_a_record_of_format_1_is_one_without_provenance(tmp_path: Path) -> None:
     assert [getattr(record, name) for name in new] == [None] * 3
     assert record.metrics == LINE["metrics"]
     write_records(tmp_path / "again.jsonl", [record])
-    assert (
-        json.loads((tmp_path / "again.jsonl").read_text())["format"] == 2
-    )  # it has today's fields, so no older reader
+    assert json.loads((tmp_path / "again.jsonl").read_text())["format"] == 2  # with today's fields
 
 
 @pytest.mark.parametrize("folder", sorted(RESULTS.iterdir()), ids=lambda folder: folder.name)
