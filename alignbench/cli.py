@@ -229,6 +229,7 @@ def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]
 def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     """Write the results, print the table, and end with the run's exit code."""
     from alignbench.report.fitting import fitting
+    from alignbench.report.notes import remarks
     from alignbench.report.table import to_rich, write_results
     from alignbench.scoring.record import parted
 
@@ -242,6 +243,8 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
         f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
         highlight=False, markup=False,
     )  # fmt: skip
+    for remark in remarks(ends):
+        console.print(printable(remark), highlight=False, markup=False)
     for record in ends:
         if record.status == "failed":
             _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")

@@ -30,7 +30,7 @@ TABLE = {
     "planning": "api assets errors plugins stages store suite",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "scaffold": "errors hookspecs plugins",
-    "run": "assets engine errors feedback planning plugins scoring stages store suite",
+    "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "terminal": "",
     "cache_cli": "errors store",

@@ -1,7 +1,8 @@
-"""What a stage costs: seconds, peak memory, tokens, labels."""
+"""What a stage costs: seconds, CPU seconds, peak memory, tokens, labels."""
 
 from __future__ import annotations
 
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ class Meter:
         )
         self.marks: dict[str, dict[str, float]] = {}  # readings on the way, by name
         self._began = time.perf_counter()
+        self._cpu_began = _cpu_seconds()
         self._peak_before = 0  # bytes, of the process that a resumed stage began in
         self._reset_peak()
 
@@ -32,7 +34,8 @@ class Meter:
 
     def reading(self) -> dict[str, float]:
         peak = max(self._peak_before, self._peak())
-        return {"seconds": time.perf_counter() - self._began, "peak_bytes": peak, **self.counts}
+        spent = {"seconds": time.perf_counter() - self._began, "cpu_seconds": _cpu_seconds() - self._cpu_began}
+        return {**spent, "peak_bytes": peak, **self.counts}
 
     def mark(self, name: str) -> None:
         """Keep the reading of this moment."""
@@ -48,6 +51,7 @@ class Meter:
         self.counts = {name: int(state[name]) for name in self.counts}
         self.marks = dict(state["marks"])
         self._began -= state["seconds"]
+        self._cpu_began -= state["cpu_seconds"]
         self._peak_before = int(state["peak_bytes"])
 
     def _reset_peak(self) -> None:
@@ -67,3 +71,9 @@ class Meter:
             return int(status.split("VmHWM:")[1].split()[0]) * 1024
         except (OSError, IndexError):
             return psutil.Process().memory_info().rss
+
+
+def _cpu_seconds() -> float:
+    """User and system time of this process, all threads, and of the children it has waited for."""
+    spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)

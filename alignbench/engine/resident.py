@@ -247,6 +247,12 @@ class Resident:
         return spread(nats.logprobs, batch.is_response), spread(nats.entropies, batch.is_response), states
 
 
+def has_moved(folder: Path) -> bool:
+    """Whether a saved adapter changes the model at all. B is zero at the start of a run, and while it is, so is B A."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    return any(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name)
+
+
 class Engine(NamedTuple):
     """Where residents come from: a few are kept, the least recently used leaves first."""
 

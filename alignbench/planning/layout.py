@@ -19,7 +19,7 @@ from alignbench.plugins import Catalog, Plugin
 from alignbench.stages.human_comparisons import HUMAN
 from alignbench.stages.registry import estimate, kind_of, tell, view_of
 from alignbench.suite.machine import resolved
-from alignbench.suite.plan import Plan, PlannedStage
+from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 from alignbench.suite.spec import Suite
 
 
@@ -42,7 +42,9 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Pl
             if key not in stages:
                 stages[key] = _planned(stage, key, key_of, row.cell.label, suite, catalog)
     cells = tuple(_keyed(row, key_of) for row in rows)
-    return Plan(suite, stages, cells, task.describe(), tuple(modules), catalog=catalog, task=task)
+    digests = {"model": shared["model"], "data": shared["task"]["data"]}
+    plan = Plan(suite, stages, cells, task.describe(), tuple(modules), digests, catalog=catalog, task=task)
+    return replace(plan, cells=tuple(replace(cell, brought=_brought(plan, cell)) for cell in cells))
 
 
 def make_task(suite: Suite, catalog: Catalog) -> Task:
@@ -143,12 +145,30 @@ def _plugins_of(stage: Stage, suite: Suite, catalog: Catalog) -> list[Plugin[Any
     return [plugin for plugin in named if not plugin.cls.__module__.startswith("alignbench.")]
 
 
-def _keyed(row: Row, key_of: Mapping[int, str]) -> Any:
+def _keyed(row: Row, key_of: Mapping[int, str]) -> PlannedCell:
     return replace(
         row.cell,
         train=None if row.train is None else key_of[id(row.train)],
         score=None if row.score is None else key_of[id(row.score)],
         own=tuple(key_of[id(stage)] for stage in row.own),
+    )
+
+
+def _brought(plan: Plan, cell: PlannedCell) -> tuple[dict[str, str], ...]:
+    """The distributions whose plugins the cell's stages run, parents of their classes too."""
+    stages = [] if cell.score is None else plan.upstream(cell.score).values()
+    modules = {module for stage in stages for module in stage.plugins}
+    known: list[Plugin[Any]] = [
+        *plan.catalog.methods.values(), *plan.catalog.sources.values(), *plan.catalog.tasks.values()
+    ]  # fmt: skip
+    used = [p.cls for p in known if p.module in modules or (p.kind == "method" and p.name == cell.method)]
+    involved = [p for p in known if p.module in modules or any(issubclass(cls, p.cls) for cls in used)]
+    found: dict[tuple[str, str], set[str]] = {}
+    for plugin in involved:
+        found.setdefault((plugin.distribution, plugin.version), set()).add(plugin.cls.__module__)
+    return tuple(
+        {"name": name, "version": version, "code": keys.module_source(sources)}
+        for (name, version), sources in sorted(found.items())
     )
 
 

@@ -3,14 +3,12 @@
     write_results(Path("results/quick"), records)
     inject(Path("README.md"), "quick", to_markdown(records))
 
-Labels and causes may hold what a model or a stranger's plugin wrote: each target has its own escape below, and nothing
-reaches a file or the terminal around it.
+Labels and causes may hold what a model or a stranger's plugin wrote: each target has its own escape in `escape`, and
+nothing reaches a file or the terminal around it. What stands below a table is in `notes`.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
+from alignbench.report import notes
+from alignbench.report.escape import for_csv, for_markdown, one_line
 from alignbench.report.publish import FILES, better_kept
 from alignbench.report.publish import check_writable as check_writable  # for those who import it from here
 from alignbench.scoring.glossary import GLOSSARY, kl_in_words
@@ -244,7 +244,7 @@ def to_rich(
         row = rows.get(label)
         state = [states.get(label, NONE)] if states else []
         cells = [_folded(column.cell(row)) if row else NONE for column in columns]
-        texts = [_line(text) for text in (_title(row) if row else label, *state)]
+        texts = [one_line(text) for text in (_title(row) if row else label, *state)]
         table.add_row(*(Text(cell) for cell in (*texts, *cells)))  # Text reads no markup, a plain string would
     return table
 
@@ -263,7 +263,7 @@ def _rows(records: Sequence[Record], confidence: float, resamples: int) -> list[
 def to_csv(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
     """All of `summarise`, unrounded; what does not exist is an empty cell."""
     frame = summarise(records, confidence, resamples)
-    return frame.assign(**{name: frame[name].map(_csv) for name in TEXT}).to_csv(index=False, lineterminator="\n")
+    return frame.assign(**{name: frame[name].map(for_csv) for name in TEXT}).to_csv(index=False, lineterminator="\n")
 
 
 def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
@@ -273,15 +273,15 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     lines = [
         _table_line("Method", *(column.heading for column in columns)),
         _table_line("---", *("---:" for _ in columns)),
-        *(_table_line(_markdown(_title(row)), *(column.cell(row) for column in columns)) for row in rows),
+        *(_table_line(for_markdown(_title(row)), *(column.cell(row) for column in columns)) for row in rows),
         "",
     ]
     if any(NONE in line for line in lines):
         lines += [f"{NONE} There is no such value: every seed failed, or the quantity does not apply to the row.", ""]
-    failed = [record for record in records if record.status == "failed"]
     parts = [
-        ("Failed", [_markdown(f"{record.label}, seed {record.seed}: {record.cause}") for record in failed]),
-        ("Context", _context(records)),
+        ("Failed", notes.failures(records)),
+        ("Notes", [for_markdown(remark) for remark in notes.remarks(records)]),
+        ("Context", notes.context(records)),
         ("Legend", _legend(columns, confidence, any(not pd.isna(row["kl_nats_bound"]) for row in rows))),
     ]
     for heading, items in parts:
@@ -291,33 +291,6 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
 
 def _table_line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _context(records: Sequence[Record]) -> list[str]:
-    contexts = [record.context for record in records]
-    labels_by_proxy: dict[str, dict[str, None]] = {}
-    for record in records:
-        if record.proxy:
-            labels_by_proxy.setdefault(record.proxy, {})[record.label] = None
-    ceilings = (context.human_accuracy for context in contexts)
-    found: dict[str, Iterable[str]] = {
-        "Suite": (record.suite for record in records),
-        "Seeds": [", ".join(str(seed) for seed in sorted({record.seed for record in records}))],
-        "Model": (context.model for context in contexts),
-        "Task": (context.task for context in contexts),
-        "Human comparisons": (context.comparisons for context in contexts),
-        "Proxy reward": (f"{proxy}: {', '.join(labels)}" for proxy, labels in labels_by_proxy.items()),
-        "Gold reward against held-out humans": (_facts(context.gold_card) for context in contexts),
-        "One human against the others": (f"{share:.1%} of pairs" for share in ceilings if share is not None),
-        "Machine": (_facts(context.machine) for context in contexts),
-    }
-    distinct = {name: [value for value in dict.fromkeys(values) if value] for name, values in found.items()}
-    return [f"{name}: {_markdown('; '.join(values))}" for name, values in distinct.items() if values]
-
-
-def _facts(card: Mapping[str, Any]) -> str:
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in card.items()}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items() if value is not None)
 
 
 def _legend(columns: Sequence[_Column], confidence: float, has_bound: bool) -> list[str]:
@@ -334,7 +307,7 @@ def _legend(columns: Sequence[_Column], confidence: float, has_bound: bool) -> l
         "Mean over seeds, memory their maximum.",
         *([bound] if has_bound else []),
         *(["(low to high): the smallest and the largest of the seeds."] if columns is ENUMERATED_COLUMNS else []),
-        *(f"**{m.heading}** ({m.unit}{directions[m.direction]}): {_markdown(m.definition)}" for m in metrics),
+        *(f"**{m.heading}** ({m.unit}{directions[m.direction]}): {for_markdown(m.definition)}" for m in metrics),
     ]
 
 
@@ -377,28 +350,3 @@ def inject(readme: Path, name: str, markdown: str) -> None:
     if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
         raise UserError(f"{readme} needs one line '{begin}' and, below it, one line '{end}'")
     write_text(readme, f"{before}{begin}\n\n{markdown.strip()}\n\n{end}{after}")
-
-
-# ------------------------------------------------------------------------------------------------------ hostile text
-
-LONGEST = 300  # characters of one label or cause
-
-
-def _line(text: str) -> str:
-    """One line of printable characters: no control, escape-sequence or text-direction characters."""
-    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
-
-
-_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})  # unlike \|, they split no cell
-_MARKUP = re.compile(r"[\\`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
-
-
-def _markdown(text: str) -> str:
-    return _MARKUP.sub(r"\\\g<0>", _line(text).translate(_ENTITIES))
-
-
-def _csv(text: str) -> str:
-    """A spreadsheet takes a cell with such a beginning for a formula, in full-width characters too."""
-    plain = _line(text)
-    return f"'{plain}" if unicodedata.normalize("NFKC", plain[:1]) in ("=", "+", "-", "@") else plain

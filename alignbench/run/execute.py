@@ -12,6 +12,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,14 +64,16 @@ class Bench:
         from alignbench.engine.device import isolated
 
         meta: dict[str, Any] = {
-            "kind": stage.kind, "method": stage.options.get("method"), "title": stage.title, "machine": self.machine()
+            "kind": stage.kind, "method": stage.options.get("method"), "title": stage.title
         }  # fmt: skip
         with self.store.publish(stage.key, meta) as folder:
             work = self.work(stage, folder, self.store.scratch(stage.key))
             run: Callable[[Any], None] = KINDS[stage.kind].make if stage.run is None else function_of(stage)
             with isolated(work.seed), self._threads():
+                meta["machine"] = self.machine()  # here, where the number of threads is the stage's
                 run(work)
             meta["cost"], meta["marks"] = work.meter.reading(), work.meter.marks
+            meta["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             meta["machine"]["kernels"] = self._kernels()
 
     @contextmanager

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from alignbench.run.failure import Failure
-from alignbench.scoring.record import Record
+from alignbench.run.provenance import near, provenance_of, scrubbed
+from alignbench.scoring.record import FORMAT, Record
 from alignbench.store import Store, read_json
 from alignbench.suite.plan import Plan, PlannedCell
 
-ADDED_UP = ("seconds", "tokens_generated", "tokens_trained", "tokens_judged", "labels_human", "labels_ai")
+ADDED_UP = (
+    "seconds",
+    "cpu_seconds",
+    "tokens_generated",
+    "tokens_trained",
+    "tokens_judged",
+    "labels_human",
+    "labels_ai",
+)
 
 
 def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
@@ -26,24 +35,35 @@ def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | No
             machine = store.meta(ran if store.has(ran) else cell.score)["machine"]
     wanted = plan.suite.comparisons
     beside = f", and {wanted.human_pairs} real human pairs" if wanted.human_pairs else ""
-    return Record.model_validate(
-        {
-            "format": 1, "suite": plan.suite.name, "label": cell.label, "method": cell.method,
+    train_key = cell.train if cell.train is not None and plan.stages[cell.train].kind == "train" else None
+    row = {
+            "format": FORMAT, "suite": plan.suite.name, "label": cell.label, "method": cell.method,
             "distribution": cell.distribution, "version": cell.version, "seed": cell.seed, "key": cell.score or "",
-            "knob": cell.knob, "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
+            "train_key": train_key, "training": _training(train_key, store), "knob": cell.knob,
+            "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
             "proxy": cell.proxy, "cost": _cost(plan, cell, store),
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
-                "model": plan.suite.model, "task": plan.task_in_words,
+                "model": near(plan.suite.model), "task": plan.task_in_words,
                 "comparisons": f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}",
             },
-        }
-    )  # fmt: skip
+            "provenance": provenance_of(plan, cell, store),
+        }  # fmt: skip
+    return Record.model_validate(scrubbed(row))
 
 
-def _cost(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, dict[str, float]]:
+def _training(key: str | None, store: Store) -> dict[str, Any] | None:
+    """How far the policy was trained. A damaged stage is the next run's to mend, and says nothing here."""
+    folder = None if key is None else store.get(key)
+    if folder is None:
+        return None
+    said = read_json(folder / "policy.json")
+    return {name: said[name] for name in ("steps", "max_steps", "moved")}
+
+
+def _cost(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, dict[str, float | None]]:
     """Marginal: the row's own stages. Total: with every stage they rest on. Scoring, and the gold reward that
     stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks, a snapshot
     for its run up to there."""
@@ -51,9 +71,12 @@ def _cost(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, dict[str, fl
     return {"marginal": _sum(cell, store, list(cell.own)), "total": _sum(cell, store, sorted(total))}
 
 
-def _sum(cell: PlannedCell, store: Store, keys: list[str]) -> dict[str, float]:
+def _sum(cell: PlannedCell, store: Store, keys: list[str]) -> dict[str, float | None]:
     costs = [_spent(cell, key, store) for key in keys if store.has(key)]
-    added = {name: sum(cost[name] for cost in costs) for name in ADDED_UP}
+    # a stage that keeps its key may be older than one of the counts: the sum is then not known
+    added = {
+        name: sum(cost[name] for cost in costs) if all(name in cost for cost in costs) else None for name in ADDED_UP
+    }
     return {**added, "peak_bytes": max((cost["peak_bytes"] for cost in costs), default=0)}
 
 

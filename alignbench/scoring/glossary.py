@@ -169,6 +169,14 @@ _METRICS = (
     ),
     Metric("seconds", "Wall-clock time.", "seconds", "lower", "Seconds"),
     Metric(
+        "cpu_seconds",
+        "User and system time of the process, all threads, and of the children it waited for. Other work on the "
+        "machine inflates it less than the clock's time.",
+        "seconds",
+        "lower",
+        "CPU seconds",
+    ),
+    Metric(
         "peak_bytes",
         "Most memory held at once: of the accelerator if there is one, else resident in the process.",
         "bytes",

@@ -27,8 +27,9 @@ from pydantic import (
 )
 
 from alignbench.errors import UserError, nearest
-from alignbench.store import FORMAT, read_rows, write_rows
+from alignbench.store import read_rows, write_rows
 
+FORMAT = 2  # of a record; 1 said nothing of its provenance, and is read as one of today's without it
 # The names a record may carry, by field.
 PER_PROMPT = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
 COUNTS = ("reward_model_accuracy",)
@@ -73,6 +74,7 @@ class Ledger(_Part):
     """What was spent. None: not measured."""
 
     seconds: NonNegativeFloat | None = None
+    cpu_seconds: NonNegativeFloat | None = None
     peak_bytes: NonNegativeInt | None = None
     tokens_generated: NonNegativeInt | None = None
     tokens_trained: NonNegativeInt | None = None
@@ -99,6 +101,57 @@ class Context(_Part):
     machine: Mapping[str, JsonValue] = {}
 
 
+class Training(_Part):
+    """How far a method trained its policy."""
+
+    steps: NonNegativeInt  # of the optimiser
+    max_steps: NonNegativeInt  # what the suite allows
+    moved: bool  # whether the saved adapter changes the start point at all
+
+
+class Distribution(_Part):
+    """An installed package whose plugins ran for a cell."""
+
+    name: str
+    version: str
+    code: str  # sha256 over its plugins' modules and all they import
+
+
+class StageFacts(_Part):
+    """Where and when one stage was computed, be it in this run or in an earlier one."""
+
+    key: str
+    kind: str
+    when: str | None = None  # UTC, ISO 8601: its end
+    seconds: NonNegativeFloat | None = None
+    cpu_seconds: NonNegativeFloat | None = None
+    device: str | None = None
+    threads: JsonValue = None
+    kernels: JsonValue = None
+
+
+class RunFacts(_Part):
+    """What is another in every run and on every machine, while the numbers may be the same."""
+
+    commit: str | None = None  # of alignbench's checkout, "+ changes" if its files differ; None: no checkout
+    command: str = ""  # as typed, without secrets and folders
+    when: str | None = None  # UTC, ISO 8601: when the score was computed, or the failure recorded
+    stages: Sequence[StageFacts] = ()  # all that the cell rests on
+
+
+class Provenance(_Part):
+    """What made a record: code, data, suite and, under `run`, the occasion."""
+
+    alignbench: str  # version
+    plugins: Sequence[Distribution] = ()
+    libraries: Mapping[str, str] = {}  # versions, Python's too
+    model: str = ""  # digests
+    data: str = ""
+    suite_text: str = ""  # as written, but for the home folder and passwords in addresses
+    suite_sha256: str = ""  # of the text as written
+    run: RunFacts = RunFacts()
+
+
 class Record(_Part):
     """One cell of a suite under one seed. A failed cell is a record too, with its cause."""
 
@@ -113,13 +166,16 @@ class Record(_Part):
     snapshot: Knob | None = None  # the place along the row that this is of, such as step 16; None: its end
     status: Literal["ok", "failed"]
     cause: str | None = None
-    key: str  # of the trained policy's stage
+    key: str  # of the score's stage; empty where none was planned
+    train_key: str | None = None  # of the stage that trained the policy; None: the row trains none
+    training: Training | None = None  # None: nothing was trained
     metrics: Mapping[str, float | None] = {}
     per_prompt: Mapping[str, Sequence[float]] = {}  # held-out prompts, in one order for all records of a suite
     counts: Mapping[str, tuple[NonNegativeFloat, NonNegativeInt]] = {}  # hits (a tie is half of one), trials
     proxy: str | None = None  # what `reward_proxy` is, such as "reward_model(panel)"
     cost: Cost = Cost()
     context: Context = Context()
+    provenance: Provenance | None = None  # None: written before records had it
 
     @field_validator("metrics", "per_prompt", "counts")
     @classmethod
@@ -147,6 +203,21 @@ def parted(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return ends, [record for record in everything if record.snapshot is not None]
 
 
+TIMES = ("seconds", "cpu_seconds", "peak_bytes")  # of a ledger: another in every run
+
+
+def comparable(record: Record) -> dict[str, Any]:
+    """A record as JSON values, without what two runs of one suite may differ in: times, memory, machine, occasion."""
+    row = record.model_dump(mode="json")
+    del row["context"]["machine"]
+    for ledger in row["cost"].values():
+        for name in TIMES:
+            del ledger[name]
+    if row["provenance"] is not None:
+        del row["provenance"]["run"]
+    return row
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Replace the file at `path`, whole or not at all."""
     write_rows(path, (record.model_dump(mode="json") for record in records))
@@ -168,6 +239,8 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
         raise UserError(
             f"{where} has format {seen} and this alignbench reads up to {FORMAT}; upgrade: pip install -U alignbench"
         )
+    if seen == 1:
+        row = {**row, "format": FORMAT}
     try:
         return Record.model_validate(row)
     except ValidationError as error:

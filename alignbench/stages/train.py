@@ -35,13 +35,17 @@ class Train(Kind):
         reward: Source | None  # an unfitted one
 
     def make(self, work: HarnessWork) -> None:
+        from alignbench.engine.resident import has_moved
+
         with ExitStack() as stack:
             run = open_trial(work, stack)
             run.method.train(run.trial, run.config)
             work.save_policy(run.resident, work.folder)
             run.snapshots.publish(work.folder, run.trial.budget.used)
         work.save_history(run.trial.history)
-        write_json(work.folder / "policy.json", {"is_start": False, "steps": run.trial.budget.used})
+        budget = run.trial.budget
+        facts = {"steps": budget.used, "max_steps": budget.max_steps, "moved": has_moved(work.folder)}
+        write_json(work.folder / "policy.json", {"is_start": False, **facts})
 
     def runs(self, options: Mapping[str, Any]) -> list[tuple[Contract, str]]:
         found: list[tuple[Contract, str]] = [("method", options["method"])]

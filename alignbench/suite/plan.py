@@ -55,6 +55,9 @@ class PlannedCell:
     score: str | None = None
     own: tuple[str, ...] = ()  # stages the row alone is charged for
     cause: str | None = None  # why there are no stages
+    brought: tuple[
+        Mapping[str, str], ...
+    ] = ()  # distributions whose plugins it runs: name, version, digest of the code
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     task_in_words: str
     modules: tuple[str, ...] = ()  # loaded by --plugin
+    digests: Mapping[str, str] = field(default_factory=dict)  # of "model" and "data", as every key holds them
     catalog: Catalog = field(compare=False, repr=False, kw_only=True)
     task: Task = field(compare=False, repr=False, kw_only=True)
 
@@ -92,6 +96,7 @@ class Plan:
             "suite": self.suite.to_dict(),
             "modules": list(self.modules),
             "task_in_words": self.task_in_words,
+            "digests": dict(self.digests),
             "stages": [asdict(stage) for stage in self.stages.values()],
             "cells": [asdict(cell) for cell in self.cells],
         }
@@ -105,12 +110,16 @@ def plan_of(data: Mapping[str, Any], catalog: Catalog, task: Task) -> Plan:
         stages = {
             stage["key"]: PlannedStage(**{**stage, "plugins": tuple(stage["plugins"])}) for stage in data["stages"]
         }
-        cells = tuple(PlannedCell(**{**cell, "own": tuple(cell["own"])}) for cell in data["cells"])
+        cells = tuple(
+            PlannedCell(**{**cell, "own": tuple(cell["own"]), "brought": tuple(cell["brought"])})
+            for cell in data["cells"]
+        )
         suite = Suite.model_validate(data["suite"])
         if missing := {below for stage in stages.values() for below in stage.inputs.values()} - stages.keys():
             raise ValueError(f"stage {min(missing)[:12]} is an input and is not planned")
         return Plan(
-            suite, stages, cells, data["task_in_words"], tuple(data["modules"]), catalog=catalog, task=task
+            suite, stages, cells, data["task_in_words"], tuple(data["modules"]), data["digests"], catalog=catalog,
+            task=task,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -32,6 +32,7 @@ class Source:
 
     file: Path | None = field(default=None, compare=False)
     lines: Mapping[Loc, int] = field(default_factory=dict, compare=False)
+    text: str | None = field(default=None, compare=False)  # as the user wrote it
 
     def where(self, loc: Loc) -> str:
         while loc not in self.lines:  # () is always there
@@ -112,7 +113,7 @@ def read(path: Path) -> tuple[dict[str, Any], Source]:
         loader = _Loader(text, path)
         node = loader.get_single_node()
         if isinstance(node, yaml.MappingNode):
-            return loader.plain(node), Source(path, loader.lines)
+            return loader.plain(node), Source(path, loader.lines, text)
         line = node.start_mark.line + 1 if node else 1
         problem = f"{'should be a mapping' if node else 'the file is empty'}; it needs at least `methods: [dpo]`"
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ the file, the line and the key::
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -229,6 +230,11 @@ class Suite(Config):
     def where(self, *loc: str | int) -> str:
         """'FILE:LINE' of a key, or of the nearest key above it that the file holds."""
         return self._source.where(loc) if self._source.file else f"suite '{self.name}'"
+
+    @property
+    def text(self) -> str:
+        """As the user wrote it; the canonical form of a suite that was made in Python or came with a plan."""
+        return self._source.text or json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
     def error(self, problem: str, *loc: str | int) -> UserError:
         """A `UserError` about one key of this suite."""

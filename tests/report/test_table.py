@@ -125,6 +125,42 @@ def test_the_short_table_is_as_it_was() -> None:
     assert "- **Gold reward** (points of the task's scale, higher is better): " in markdown
 
 
+HALF = {"steps": 3, "max_steps": 8, "moved": True}
+IDLE = {"steps": 0, "max_steps": 8, "moved": False}
+WHOLE = {"steps": 8, "max_steps": 8, "moved": True}
+
+
+@pytest.mark.parametrize(
+    ("training", "remark"),
+    [
+        (HALF, "dpo, seed 0: 3 of 8 optimiser steps were used"),
+        (IDLE, "dpo, seed 0: 0 of 8 optimiser steps were used; the adapter did not move from its start"),
+        ({**WHOLE, "moved": False}, "dpo, seed 0: the adapter did not move from its start"),
+    ],
+)
+def test_a_row_that_did_not_train_as_allowed_is_named_below_the_table(training: Any, remark: str) -> None:
+    written = to_markdown([record(training=training), record(seed=1, training=WHOLE)])
+    assert f"Notes:\n\n- {remark}\n\nContext:" in written
+
+
+@pytest.mark.parametrize("training", [WHOLE, None])
+def test_nothing_is_noted_of_a_row_that_trained_as_allowed_or_needs_no_training(training: Any) -> None:
+    assert "Notes:" not in to_markdown([record(training=training)])
+
+
+def test_a_note_on_a_hostile_label_is_escaped() -> None:
+    written = to_markdown([record("<b>|x", training=HALF)])
+    assert "- &lt;b&gt;&#124;x, seed 0: 3 of 8" in written
+
+
+def test_cpu_seconds_stand_beside_seconds_in_the_csv() -> None:
+    costs = {"marginal": {"seconds": 4.0, "cpu_seconds": 1.0}, "total": {"seconds": 8.0, "cpu_seconds": 3.0}}
+    (row,) = csv.DictReader(io.StringIO(to_csv([record(cost=costs)])))
+    assert (row["cpu_seconds_marginal"], row["cpu_seconds_total"]) == ("1.0", "3.0")
+    names = list(row)
+    assert names.index("cpu_seconds_marginal") == names.index("seconds_total") + 1
+
+
 def test_a_full_table_has_no_footnote() -> None:
     assert "no such value" not in to_markdown([record()])
 

@@ -20,7 +20,7 @@ from alignbench.plugins import load_catalog
 from alignbench.run.execute import import_engine
 from alignbench.run.here import run_here
 from alignbench.run.schedule import Outcome, Watcher
-from alignbench.scoring.record import COUNTS, PER_PROMPT
+from alignbench.scoring.record import COUNTS, PER_PROMPT, comparable
 from alignbench.store import Store
 from alignbench.suite.spec import load_suite
 
@@ -54,13 +54,7 @@ def walked(path: Path, home: Path, modules: tuple[str, ...] = ()) -> tuple[Outco
 
 
 def said(outcome: Outcome) -> list[dict[str, Any]]:
-    """The records without what may differ from run to run: time, memory, machine."""
-    rows = [record.model_dump(mode="json") for record in outcome.records]
-    for row in rows:
-        del row["context"]["machine"]
-        for scope in row["cost"].values():
-            del scope["seconds"], scope["peak_bytes"]
-    return rows
+    return [comparable(record) for record in outcome.records]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from alignbench.errors import UserError
-from alignbench.scoring.record import Record, read_records, write_records
+from alignbench.scoring.record import Record, comparable, read_records, write_records
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 LINE: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "suite": "quick",
     "label": "dpo beta=0.1",
     "method": "dpo",
@@ -24,6 +27,8 @@ LINE: dict[str, Any] = {
     "status": "ok",
     "cause": None,
     "key": "ab12cd34",
+    "train_key": "ef56ab78",
+    "training": {"steps": 8, "max_steps": 8, "moved": True},
     "metrics": {"reward_gold": 1.25, "kl_nats_exact": 2.5, "kl_nats_bound": None},
     "per_prompt": {"reward_gold": [1.0, 1.5]},
     "counts": {"reward_model_accuracy": [7.5, 10]},
@@ -31,6 +36,7 @@ LINE: dict[str, Any] = {
     "cost": {
         "marginal": {
             "seconds": 1.5,
+            "cpu_seconds": 1.25,
             "peak_bytes": 10,
             "tokens_generated": 0,
             "tokens_trained": 5,
@@ -40,6 +46,7 @@ LINE: dict[str, Any] = {
         },
         "total": {
             "seconds": 4.0,
+            "cpu_seconds": None,
             "peak_bytes": 12,
             "tokens_generated": 9,
             "tokens_trained": 8,
@@ -55,6 +62,32 @@ LINE: dict[str, Any] = {
         "human_accuracy": 0.88,
         "gold_card": {"gold_pearson": 0.745, "gold_pairs": 1200},
         "machine": {"device": "cpu", "cpu": None},
+    },
+    "provenance": {
+        "alignbench": "0.1.0",
+        "plugins": [{"name": "alignbench-dpo", "version": "0.1.0", "code": "c0de"}],
+        "libraries": {"python": "3.11.7", "torch": "2.13.0"},
+        "model": "12ab",
+        "data": "34cd",
+        "suite_text": "methods: [dpo]\n",
+        "suite_sha256": "56ef",
+        "run": {
+            "commit": "0123456789ab + changes",
+            "command": "alignbench run quick.yaml",
+            "when": "2026-11-27T12:00:00+00:00",
+            "stages": [
+                {
+                    "key": "ef56ab78",
+                    "kind": "train",
+                    "when": "2026-11-27T11:59:00+00:00",
+                    "seconds": 1.5,
+                    "cpu_seconds": 1.25,
+                    "device": "cpu: some",
+                    "threads": "1",
+                    "kernels": None,
+                }
+            ],
+        },
     },
 }
 
@@ -79,6 +112,64 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_records(tmp_path / "again.jsonl") == records
 
 
+def test_a_record_of_format_1_is_one_without_provenance(tmp_path: Path) -> None:
+    new = ("train_key", "training", "provenance")
+    old = {name: value for name, value in LINE.items() if name not in new} | {"format": 1}
+    (record,) = read_records(lines(tmp_path, old))
+    assert [getattr(record, name) for name in new] == [None] * 3
+    assert record.metrics == LINE["metrics"]
+    write_records(tmp_path / "again.jsonl", [record])
+    assert json.loads((tmp_path / "again.jsonl").read_text())["format"] == 2  # with today's fields
+
+
+@pytest.mark.parametrize("folder", sorted(RESULTS.iterdir()), ids=lambda folder: folder.name)
+def test_what_is_published_can_be_read(folder: Path) -> None:
+    rows = (folder / "records.jsonl").read_text().splitlines()
+    assert [record.key for record in read_records(folder / "records.jsonl")] == [json.loads(row)["key"] for row in rows]
+
+
+def altered(path: str, value: Any) -> Record:
+    """LINE with one leaf replaced: 'cost.total.seconds'."""
+    row = copy.deepcopy(LINE)
+    *way, last = path.split(".")
+    place = row
+    for name in way:
+        place = place[name]
+    assert place[last] != value
+    place[last] = value
+    return Record.model_validate(row)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("cost.total.seconds", 9.0),
+        ("cost.marginal.cpu_seconds", 9.0),
+        ("cost.marginal.peak_bytes", 9),
+        ("context.machine", {"device": "cuda"}),
+        ("provenance.run", {}),
+    ],
+)
+def test_times_machine_and_occasion_are_not_compared(path: str, value: Any) -> None:
+    assert comparable(altered(path, value)) == comparable(Record.model_validate(LINE))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metrics.reward_gold", 1.5),
+        ("cost.total.tokens_trained", 9),
+        ("context.human_accuracy", 0.5),
+        ("provenance.suite_text", "methods: [ppo]"),
+        ("provenance.libraries", {}),
+        ("training.moved", False),
+        ("train_key", "00"),
+    ],
+)
+def test_all_else_is_compared(path: str, value: Any) -> None:
+    assert comparable(altered(path, value)) != comparable(Record.model_validate(LINE))
+
+
 def test_a_failed_cell_needs_only_its_cause(tmp_path: Path) -> None:
     names = ("suite", "label", "method", "distribution", "version", "seed", "key")
     failed = {name: LINE[name] for name in names} | {"status": "failed"}
@@ -94,9 +185,9 @@ def test_a_record_cannot_be_changed() -> None:
 
 
 def test_a_newer_format_names_the_upgrade(tmp_path: Path) -> None:
-    problem = refusal(tmp_path, LINE, {"format": 2, "cells": []})
+    problem = refusal(tmp_path, LINE, {"format": 3, "cells": []})
     assert problem == (
-        "records.jsonl, line 2 has format 2 and this alignbench reads up to 1; upgrade: pip install -U alignbench"
+        "records.jsonl, line 2 has format 3 and this alignbench reads up to 2; upgrade: pip install -U alignbench"
     )
 
 
@@ -110,6 +201,8 @@ def test_a_newer_format_names_the_upgrade(tmp_path: Path) -> None:
         ({**LINE, "metrics": {"reward_gold": float("nan")}}, "line 2 metrics.reward_gold: Input should be a finite"),
         ({**LINE, "per_prompt": {"eos_rate": [1]}}, "line 2 per_prompt: unknown metric 'eos_rate'"),
         ({**LINE, "counts": {"reward_model_accuracy": [3, 2]}}, "counts 3 hits in 2 trials"),
+        ({**LINE, "format": 0}, "line 2 format: Input should be greater than or equal to 1"),
+        ({**LINE, "training": {"steps": 1}}, "line 2 training.max_steps: Field required"),
         ({**LINE, "surplus": 1}, "line 2 surplus: Extra inputs are not permitted"),
     ],
 )

@@ -1,0 +1,59 @@
+"""What stands below a table, beside its legend: failures, remarks on single rows, and the context of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from alignbench.report.escape import for_markdown
+from alignbench.scoring.record import Record
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """One line of Markdown for each cell that failed."""
+    return [for_markdown(f"{r.label}, seed {r.seed}: {r.cause}") for r in records if r.status == "failed"]
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all."""
+    return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r in records if (said := _remarks(r))]
+
+
+def _remarks(record: Record) -> list[str]:
+    done = record.training
+    if record.status == "failed" or done is None:
+        return []
+    said = []
+    if done.steps != done.max_steps:
+        said.append(f"{done.steps} of {done.max_steps} optimiser steps were used")
+    if not done.moved:
+        said.append("the adapter did not move from its start")
+    return said
+
+
+def context(records: Sequence[Record]) -> list[str]:
+    """What a reader must know to judge the table, as lines of Markdown."""
+    contexts = [record.context for record in records]
+    labels_by_proxy: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.proxy:
+            labels_by_proxy.setdefault(record.proxy, {})[record.label] = None
+    ceilings = (each.human_accuracy for each in contexts)
+    found: dict[str, Iterable[str]] = {
+        "Suite": (record.suite for record in records),
+        "Seeds": [", ".join(str(seed) for seed in sorted({record.seed for record in records}))],
+        "Model": (each.model for each in contexts),
+        "Task": (each.task for each in contexts),
+        "Human comparisons": (each.comparisons for each in contexts),
+        "Proxy reward": (f"{proxy}: {', '.join(labels)}" for proxy, labels in labels_by_proxy.items()),
+        "Gold reward against held-out humans": (_facts(each.gold_card) for each in contexts),
+        "One human against the others": (f"{share:.1%} of pairs" for share in ceilings if share is not None),
+        "Machine": (_facts(each.machine) for each in contexts),
+    }
+    distinct = {name: [value for value in dict.fromkeys(values) if value] for name, values in found.items()}
+    return [f"{name}: {for_markdown('; '.join(values))}" for name, values in distinct.items() if values]
+
+
+def _facts(card: Mapping[str, Any]) -> str:
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in card.items()}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items() if value is not None)
