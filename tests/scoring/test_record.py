@@ -24,6 +24,7 @@ LINE: dict[str, Any] = {
     "version": "0.1.0",
     "seed": 3,
     "knob": {"name": "beta", "value": 0.1},
+    "snapshot": {"name": "step", "value": 16},
     "status": "ok",
     "cause": None,
     "key": "ab12cd34",
