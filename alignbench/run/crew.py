@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ from alignbench.suite.plan import Plan, PlannedStage
 
 POLL = 0.2  # seconds between two looks at time and memory
 LONGEST_MESSAGE = 1 << 20  # bytes
+PRELOAD = "alignbench.run.preload"  # of the server that children are forked from
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 TRIES = 2  # of a stage whose process died
 
@@ -39,7 +41,7 @@ class Child:
 
     def __init__(self, crew: ProcessCrew, plugins: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["alignbench.run.preload"])
+        context.set_forkserver_preload([PRELOAD])
         if QUIET not in sys.warnoptions:  # a worker that is killed leaves its locks to the tracker, which says so
             sys.warnoptions.append(QUIET)
         self.plugins = tuple(plugins)
@@ -47,7 +49,8 @@ class Child:
         self.printed, log = context.Pipe(duplex=False)
         arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads)
         self.process = context.Process(target=serve, args=arguments, daemon=False)
-        self.process.start()
+        with _without_script():
+            self.process.start()
         theirs.close()
         log.close()
         os.set_blocking(self.printed.fileno(), False)
@@ -178,6 +181,17 @@ class ProcessCrew:
         )
         child.log.keep(self.store, stage.key, failure)
         return [Ended(stage.key, time.monotonic() - child.began, failure)]
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Python would run the parent's script in every child again: a tenth of a second of imports that none needs."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _blamed(stage: PlannedStage, how: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TELL_EVERY = 0.2  # seconds between two reports of progress
+OWN = frozenset({"alignbench.feedback", "alignbench.tasks"})  # modules of the harness's own plugins
 
 
 def serve(orders: Connection, log: Connection, plan: str, home: str, threads: int | None) -> None:
@@ -59,7 +60,7 @@ def _bench(plan: str, home: str, threads: int | None, plugins: list[str]) -> Any
     if threads is not None:
         torch.set_num_threads(threads)
     data = json.loads(plan)
-    catalog = load_catalog(data["modules"], only={"alignbench.feedback", "alignbench.tasks", *plugins})
+    catalog = load_catalog(data["modules"], only={*OWN, *plugins})
     made = plan_of(data, catalog, make_task(Suite.model_validate(data["suite"]), catalog))
     return Bench(made, Store(Path(home)))
 
