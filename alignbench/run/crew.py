@@ -47,7 +47,8 @@ class Child:
         self.plugins = tuple(plugins)
         self.orders, theirs = context.Pipe()
         self.printed, log = context.Pipe(duplex=False)
-        arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads)
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # now; the server began with what it was then
+        arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads, gpus)
         self.process = context.Process(target=serve, args=arguments, daemon=False)
         with _without_script():
             self.process.start()
@@ -94,17 +95,19 @@ class Child:
 
 
 class ProcessCrew:
-    """`slots` workers at once. `timeout`: seconds a stage may take; `memory`: bytes its process may hold."""
+    """`slots` workers at once. `timeout`: seconds a stage may take; `memory`: bytes its process may hold; `threads`: of
+    each, by default their share of the cores. `plan` may be its JSON."""
 
     def __init__(
-        self, plan: Plan, store: Store, *, slots: int = 1, timeout: float | None = None, memory: int | None = None
-    ) -> None:
-        self.plan_text = json.dumps(plan.to_dict())
+        self, plan: Plan | str, store: Store, *, slots: int = 1, timeout: float | None = None,
+        memory: int | None = None, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self.plan_text = plan if isinstance(plan, str) else json.dumps(plan.to_dict())
         self.store = store
         self.slots = slots
         self.timeout = timeout
         self.memory = memory
-        self.threads = None if slots == 1 else max(1, (os.cpu_count() or 1) // slots)
+        self.threads = threads or share_of_cores(slots)
         self._busy: list[Child] = []
         self._warm: list[Child] = []  # idle, of the harness's own code
         self._tries: dict[str, int] = {}
@@ -155,7 +158,7 @@ class ProcessCrew:
         stage = child.stage
         assert stage is not None
         if failure is None and not self.store.has(stage.key):
-            failure = Failure(_blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
+            failure = Failure(blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
         ended = Ended(stage.key, time.monotonic() - child.began, failure)
         self._busy.remove(child)
         if child.plugins or failure is not None:
@@ -177,7 +180,7 @@ class ProcessCrew:
             return []
         times = ", twice" if may_retry else ""
         failure = Failure(
-            _blamed(stage, f"{how}{times}; `alignbench log {stage.key[:12]}` has what it printed"), "plugin"
+            blamed(stage, f"{how}{times}; `alignbench log {stage.key[:12]}` has what it printed"), "plugin"
         )
         child.log.keep(self.store, stage.key, failure)
         return [Ended(stage.key, time.monotonic() - child.began, failure)]
@@ -194,7 +197,7 @@ def _without_script() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def _blamed(stage: PlannedStage, how: str) -> str:
+def blamed(stage: PlannedStage, how: str) -> str:
     return f"{stage.owner or 'the harness'}: {how}"
 
 
@@ -212,6 +215,11 @@ def _held(child: Child) -> int:
         return int(psutil.Process(child.process.pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def share_of_cores(slots: int) -> int | None:
+    """Threads of a stage beside others. None: torch's own choice."""
+    return None if slots == 1 else max(1, (os.cpu_count() or 1) // slots)
 
 
 def memory_limit() -> int:
