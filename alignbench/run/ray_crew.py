@@ -17,6 +17,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from alignbench.errors import UserError, in_words
 from alignbench.run.crew import POLL, TRIES, blamed, share_of_cores
@@ -39,6 +42,7 @@ from alignbench.suite.plan import Plan, PlannedStage
 INSTALL = "pip install 'alignbench[ray]'"
 OLDEST = (2, 52)  # the first with token authentication
 OBJECT_STORE = 128 << 20  # bytes; Ray asks for 75 MiB at least
+GRACE = 0.4  # seconds that a cluster started here has for its own end
 SHARING_LAG = 60.0  # seconds after which a network folder shows what another machine has put there
 PRIVATE = {  # of a cluster started here
     "RAY_AUTH_MODE": "token",
@@ -121,6 +125,7 @@ class RayCrew:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         with chdir(folder), _kept_handler():
             if address is None:
+                self._open.enter_context(_ended_soon())
                 ray.init(
                     address="local", num_cpus=slots, num_gpus=None if needs_gpu else 0, include_dashboard=False,
                     object_store_memory=OBJECT_STORE, _temp_dir=folder, **quiet,
@@ -195,6 +200,23 @@ def _marked(store: Store) -> Iterator[Path]:
         yield mark
     finally:
         mark.unlink(missing_ok=True)
+
+
+@contextmanager
+def _ended_soon() -> Iterator[None]:
+    """What is started from here on is killed soon after the end begins: Ray would wait a second for each of its
+    servers, and nothing in them is worth keeping."""
+    others = set(psutil.Process().children())
+    yield
+    servers = [child for child in psutil.Process().children() if child not in others]
+    started = [process for server in servers for process in [server, *server.children(recursive=True)]]
+    threading.Timer(GRACE, _kill, [started]).start()
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 @contextmanager
