@@ -16,7 +16,8 @@ from alignbench.run.board import Board
 from alignbench.run.crew import ProcessCrew, memory_limit
 from alignbench.run.execute import Bench
 from alignbench.run.here import Here
-from alignbench.run.ray_crew import RayCrew, check_ray
+from alignbench.run.ray_cluster import check_ray
+from alignbench.run.ray_crew import RayCrew
 from alignbench.run.schedule import Crew, Outcome, Schedule
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, plan_of

@@ -2,54 +2,33 @@
 
 What a task does on its machine is in `ray_task.py`. Plan and settings travel as plain values, what stages make through
 the store's folder, which every machine must see; Ray's own object store holds the plan and nothing else, and is small.
-
-A cluster started here answers only to whoever has this run's token, has no dashboard, reports to nobody and leaves no
-file behind. Of a cluster that is there already, the user's own settings (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`) are used.
+`ray_cluster.py` starts Ray, or joins it.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import logging
 import os
-import secrets
-import signal
 import sys
-import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, chdir, contextmanager, suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import psutil
 
 from alignbench.errors import UserError, in_words
 from alignbench.run.crew import POLL, TRIES, blamed, share_of_cores
 from alignbench.run.failure import Failure
 from alignbench.run.logs import Log
+from alignbench.run.ray_cluster import check_ray, joined
 from alignbench.run.ray_task import compute, progress_file
 from alignbench.run.schedule import Ended, Watcher
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
 
-INSTALL = "pip install 'alignbench[ray]'"
-OLDEST = (2, 52)  # the first with token authentication
-OBJECT_STORE = 128 << 20  # bytes; Ray asks for 75 MiB at least
-GRACE = 0.4  # seconds that a cluster started here has for its own end
 SHARING_LAG = 60.0  # seconds after which a network folder shows what another machine has put there
-PRIVATE = {  # of a cluster started here
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it prints advice about a change to come
-    "RAY_memory_monitor_refresh_ms": "0",  # it would end what it likes; `--memory` ends the stage that asks too much
-}
 
 
 class Running(NamedTuple):
@@ -75,7 +54,7 @@ class RayCrew:
         needs_gpu = any(stage.resources.get("gpus") for stage in plan.stages.values())
         try:
             mark = self._open.enter_context(_marked(store))
-            self._ray = self._connected(address, slots, needs_gpu)
+            self._ray = joined(self._open, address, slots, needs_gpu)
             self.slots = slots or self._places(needs_gpu)
             settings = {
                 "mark": str(mark), "home": str(store.root), "path": path, "folder": str(Path.cwd()),
@@ -112,34 +91,6 @@ class RayCrew:
         self._running = {}
         self._open.close()
 
-    def _connected(self, address: str | None, slots: int | None, needs_gpu: bool) -> Any:
-        """The module ray, once it has a cluster."""
-        # Sockets lie in it, and a socket's path has at most 107 bytes. Ray's workers import from the folder where they
-        # are started first of all, which is not to be the user's.
-        folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp"))
-        if address is None:
-            token = {} if "RAY_AUTH_TOKEN" in os.environ else {"RAY_AUTH_TOKEN": _token()}
-            self._open.enter_context(_environment(PRIVATE | token))
-        ray = importlib.import_module("ray")
-        self._open.callback(ray.shutdown)
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        with chdir(folder), _kept_handler():
-            if address is None:
-                self._open.enter_context(_ended_soon())
-                ray.init(
-                    address="local", num_cpus=slots, num_gpus=None if needs_gpu else 0, include_dashboard=False,
-                    object_store_memory=OBJECT_STORE, _temp_dir=folder, **quiet,
-                )  # fmt: skip
-                return ray
-            try:
-                ray.init(address=address, **quiet)
-            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                raise UserError(
-                    f"--address {address}: no Ray cluster can be joined there ({in_words(error)}); "
-                    "`ray start --head` starts one and says its address"
-                ) from None
-        return ray
-
     def _places(self, needs_gpu: bool) -> int:
         """How many stages the cluster can hold at once."""
         have = self._ray.cluster_resources()
@@ -167,22 +118,6 @@ class RayCrew:
         return is_there
 
 
-def check_ray() -> None:
-    """UserError if Ray is not installed, or too old. It is not imported: it reads its settings then."""
-    try:
-        have = version("ray")
-    except PackageNotFoundError:
-        raise UserError(f"--engine ray needs Ray, which is not installed: {INSTALL}") from None
-    if tuple(int(part) for part in have.split(".")[:2]) < OLDEST:
-        raise UserError(f"--engine ray needs Ray 2.52 or newer, and this is {have}: {INSTALL}")
-
-
-@cache
-def _token() -> str:
-    """Ray reads it once in a process."""
-    return secrets.token_hex(32)
-
-
 def _broken(stage: PlannedStage, error: Exception) -> Failure:
     """A task that could not say how its stage ended."""
     if type(error).__name__ in ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"):
@@ -200,43 +135,3 @@ def _marked(store: Store) -> Iterator[Path]:
         yield mark
     finally:
         mark.unlink(missing_ok=True)
-
-
-@contextmanager
-def _ended_soon() -> Iterator[None]:
-    """What is started from here on is killed soon after the end begins: Ray would wait a second for each of its
-    servers, and nothing in them is worth keeping."""
-    others = set(psutil.Process().children())
-    yield
-    servers = [child for child in psutil.Process().children() if child not in others]
-    started = [process for server in servers for process in [server, *server.children(recursive=True)]]
-    threading.Timer(GRACE, _kill, [started]).start()
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.Error):
-            process.kill()
-
-
-@contextmanager
-def _kept_handler() -> Iterator[None]:
-    """Ray puts a handler of its own in the place of ours."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
