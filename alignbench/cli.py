@@ -56,20 +56,24 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="stages at once; default: one per GPU, else one")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="seconds a stage may take")] = None,
     memory: Annotated[float | None, typer.Option(min=0.1, help="GiB a stage may hold; default: most of it")] = None,
+    engine: Annotated[
+        Literal["worker", "ray"], typer.Option(help="who computes: child processes here, or Ray tasks")
+    ] = "worker",
+    address: Annotated[str | None, typer.Option(help="a Ray cluster's; default: one for this run")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="show what is done so far; compute nothing")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="in this process; stop at the first failure")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace a published table that has fewer failures")] = False,
 ) -> None:
     """Train and score every row of a suite, reuse what is cached, and print the table."""
     from alignbench.report.table import check_writable
-    from alignbench.run.command import run_suite
-    from alignbench.run.crew import memory_limit
+    from alignbench.run.command import Limits, check_engine, run_suite
 
+    check_engine(engine, address, strict)
     plan = _plan(suite, plugin)
     check_writable(results / plan.suite.name)
-    limit = memory_limit() if memory is None else int(memory * 2**30)
+    limits = Limits(workers, timeout, None if memory is None else int(memory * 2**30))
     outcome = run_suite(
-        plan, console, slots=workers, timeout=timeout, memory=limit, is_strict=strict, is_collecting=collect
+        plan, console, limits=limits, engine=engine, address=address, is_strict=strict, is_collecting=collect
     )
     _publish(plan, outcome, results, force)
 

@@ -7,39 +7,58 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
 from alignbench.errors import Interrupted, UserError
 from alignbench.run.board import Board
-from alignbench.run.crew import ProcessCrew
+from alignbench.run.crew import ProcessCrew, memory_limit
 from alignbench.run.execute import Bench
 from alignbench.run.here import Here
+from alignbench.run.ray_cluster import check_ray
+from alignbench.run.ray_crew import RayCrew
 from alignbench.run.schedule import Crew, Outcome, Schedule
 from alignbench.store import Store
-from alignbench.suite.plan import Plan
+from alignbench.suite.plan import Plan, plan_of
+
+Engine = Literal["worker", "ray"]
+
+
+class Limits(NamedTuple):
+    """On the stages of a run."""
+
+    slots: int | None = None  # how many at once; None: as many as the machine has GPUs, or the cluster has places
+    timeout: float | None = None  # seconds
+    memory: int | None = None  # bytes; None: most of what is free
+
+
+def check_engine(engine: Engine, address: str | None, is_strict: bool) -> None:
+    """UserError if the engine cannot be had, or does not go with the other options."""
+    if address is not None and engine != "ray":
+        raise UserError("--address is a Ray cluster's; add --engine ray")
+    if engine == "ray":
+        if is_strict:
+            raise UserError("--strict computes in this process; leave out --engine ray")
+        check_ray()
 
 
 def run_suite(
-    plan: Plan, console: Console, *, slots: int | None, timeout: float | None, memory: int | None, is_strict: bool,
-    is_collecting: bool,
+    plan: Plan, console: Console, *, limits: Limits, engine: Engine = "worker", address: str | None = None,
+    is_strict: bool = False, is_collecting: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Compute what is missing, and say how it goes. UserError where a mistake left no cell standing; Interrupted where
-    the run was ended from outside."""
+    """Compute what is missing, and say how it goes. UserError where a mistake left no cell standing, or the engine
+    cannot be had; Interrupted where the run was ended from outside."""
     store = Store()
-    slots = slots or _gpus()
-    crew: Crew = (
-        Here(plan, store, is_strict=True)
-        if is_strict
-        else ProcessCrew(plan, store, slots=slots, timeout=timeout, memory=memory)
-    )
     before = signal.signal(signal.SIGTERM, _terminated)
     board = Board(console, plan)
     try:
         with store.in_use(), board:
-            schedule = Schedule(plan, store, crew, board)
-            outcome = schedule.collect() if is_collecting else schedule.run()
+            if is_collecting:
+                outcome = Schedule(plan, store, Here(plan, store), board).collect()
+            else:
+                crew = Here(plan, store, is_strict=True) if is_strict else _crew(plan, store, limits, engine, address)
+                outcome = Schedule(plan, store, crew, board).run()
     except (KeyboardInterrupt, _Terminated) as end:
         kept = f"{board.settled} of {len(plan.stages)} stages kept; the same command goes on"
         raise Interrupted(f"interrupted: {kept}", 130 if isinstance(end, KeyboardInterrupt) else 143) from None
@@ -55,10 +74,7 @@ def run_suite(
 def compute_stage(key: str, file: Path) -> str:
     """Compute the stage whose key begins with `key`, or find it. Says which. UserError if the plan has no such stage,
     or if this machine would make other bytes under that key."""
-    from alignbench.planning.layout import make_plan
-    from alignbench.plugins import load_catalog
-    from alignbench.suite.plan import plan_of
-    from alignbench.suite.spec import Suite
+    from alignbench.run.elsewhere import check_same, made_here
 
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
@@ -68,21 +84,24 @@ def compute_stage(key: str, file: Path) -> str:
         raise UserError(f"{file}: not JSON; write it again with `alignbench plan SUITE --json`") from None
     if not isinstance(data, dict) or not isinstance(data.get("suite"), dict):
         raise UserError(f"{file}: not a plan; write it with `alignbench plan SUITE --json`")
-    catalog = load_catalog(data.get("modules", ()))
-    made = make_plan(Suite.model_validate(data["suite"]), catalog, data.get("modules", ()))
-    plan = plan_of(data, catalog, made.task)
+    made = made_here(data)
+    plan = plan_of(data, made.catalog, made.task)
     found = [stage for stage in plan.stages.values() if stage.key.startswith(key)]
     if len(found) != 1:
         problem = "no stage has" if not found else f"{len(found)} stages have"
         raise UserError(f"{file}: {problem} a key that begins with '{key}'; `alignbench plan SUITE` lists them")
     stage = found[0]
-    if stage.key not in made.stages:
-        raise UserError(
-            f"{stage.key[:12]} ({stage.title}): the code, data, model or libraries here are not those of the plan, so "
-            "its bytes would be others; install what the plan was made with, or plan again here"
-        )
+    check_same(stage, made)
     is_new = Bench(made, Store()).compute(stage.key)
     return f"{stage.key[:12]} {stage.title}: {'computed' if is_new else 'is there already'}"
+
+
+def _crew(plan: Plan, store: Store, limits: Limits, engine: Engine, address: str | None) -> Crew:
+    if engine == "ray":
+        slots = limits.slots or (_gpus() if address is None else None)
+        return RayCrew(plan, store, slots=slots, address=address, timeout=limits.timeout, memory=limits.memory)
+    memory = limits.memory or memory_limit()
+    return ProcessCrew(plan, store, slots=limits.slots or _gpus(), timeout=limits.timeout, memory=memory)
 
 
 class _Terminated(BaseException):

@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ from alignbench.suite.plan import Plan, PlannedStage
 
 POLL = 0.2  # seconds between two looks at time and memory
 LONGEST_MESSAGE = 1 << 20  # bytes
+PRELOAD = "alignbench.run.preload"  # of the server that children are forked from
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 TRIES = 2  # of a stage whose process died
 
@@ -39,15 +41,17 @@ class Child:
 
     def __init__(self, crew: ProcessCrew, plugins: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["alignbench.run.preload"])
+        context.set_forkserver_preload([PRELOAD])
         if QUIET not in sys.warnoptions:  # a worker that is killed leaves its locks to the tracker, which says so
             sys.warnoptions.append(QUIET)
         self.plugins = tuple(plugins)
         self.orders, theirs = context.Pipe()
         self.printed, log = context.Pipe(duplex=False)
-        arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads)
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # now; the server began with what it was then
+        arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads, gpus)
         self.process = context.Process(target=serve, args=arguments, daemon=False)
-        self.process.start()
+        with _without_script():
+            self.process.start()
         theirs.close()
         log.close()
         os.set_blocking(self.printed.fileno(), False)
@@ -91,17 +95,19 @@ class Child:
 
 
 class ProcessCrew:
-    """`slots` workers at once. `timeout`: seconds a stage may take; `memory`: bytes its process may hold."""
+    """`slots` workers at once. `timeout`: seconds a stage may take; `memory`: bytes its process may hold; `threads`: of
+    each, by default their share of the cores. `plan` may be its JSON."""
 
     def __init__(
-        self, plan: Plan, store: Store, *, slots: int = 1, timeout: float | None = None, memory: int | None = None
-    ) -> None:
-        self.plan_text = json.dumps(plan.to_dict())
+        self, plan: Plan | str, store: Store, *, slots: int = 1, timeout: float | None = None,
+        memory: int | None = None, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self.plan_text = plan if isinstance(plan, str) else json.dumps(plan.to_dict())
         self.store = store
         self.slots = slots
         self.timeout = timeout
         self.memory = memory
-        self.threads = None if slots == 1 else max(1, (os.cpu_count() or 1) // slots)
+        self.threads = threads or share_of_cores(slots)
         self._busy: list[Child] = []
         self._warm: list[Child] = []  # idle, of the harness's own code
         self._tries: dict[str, int] = {}
@@ -133,7 +139,7 @@ class ProcessCrew:
                 if "ended" in said:
                     failure = None if said["failure"] is None else Failure(**said["failure"])
                     return self._done(child, failure)
-                _pass_on(said, child.stage, child.watcher)
+                pass_on(said, child.stage, child.watcher)
         except (ValueError, KeyError, TypeError):
             return self._lost(child, "its process wrote rubbish into the harness's own pipe", may_retry=False)
         except (EOFError, OSError):  # it is dying
@@ -152,7 +158,7 @@ class ProcessCrew:
         stage = child.stage
         assert stage is not None
         if failure is None and not self.store.has(stage.key):
-            failure = Failure(_blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
+            failure = Failure(blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
         ended = Ended(stage.key, time.monotonic() - child.began, failure)
         self._busy.remove(child)
         if child.plugins or failure is not None:
@@ -174,13 +180,13 @@ class ProcessCrew:
             return []
         times = ", twice" if may_retry else ""
         failure = Failure(
-            _blamed(stage, f"{how}{times}; `alignbench log {stage.key[:12]}` has what it printed"), "plugin"
+            blamed(stage, f"{how}{times}; `alignbench log {stage.key[:12]}` has what it printed"), "plugin"
         )
         child.log.keep(self.store, stage.key, failure)
         return [Ended(stage.key, time.monotonic() - child.began, failure)]
 
 
-def _pass_on(said: dict[str, Any], stage: PlannedStage, watcher: Watcher) -> None:
+def pass_on(said: dict[str, Any], stage: PlannedStage, watcher: Watcher) -> None:
     """What a child says on the way. ValueError, KeyError or TypeError where it is rubbish."""
     if "waits" in said:
         watcher.stage_waits(stage)
@@ -189,7 +195,18 @@ def _pass_on(said: dict[str, Any], stage: PlannedStage, watcher: Watcher) -> Non
         watcher.stage_advances(stage, int(said["done"]), int(said["total"]), numbers)
 
 
-def _blamed(stage: PlannedStage, how: str) -> str:
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Python would run the parent's script in every child again: a tenth of a second of imports that none needs."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+def blamed(stage: PlannedStage, how: str) -> str:
     return f"{stage.owner or 'the harness'}: {how}"
 
 
@@ -207,6 +224,11 @@ def _held(child: Child) -> int:
         return int(psutil.Process(child.process.pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def share_of_cores(slots: int) -> int | None:
+    """Threads of a stage beside others. None: torch's own choice."""
+    return None if slots == 1 else max(1, (os.cpu_count() or 1) // slots)
 
 
 def memory_limit() -> int:

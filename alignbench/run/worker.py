@@ -18,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 TELL_EVERY = 0.2  # seconds between two reports of progress
+OWN = frozenset({"alignbench.feedback", "alignbench.tasks"})  # modules of the harness's own plugins
 
 
-def serve(orders: Connection, log: Connection, plan: str, home: str, threads: int | None) -> None:
-    """Compute each stage whose key arrives on `orders`; what is printed goes to `log`. `plan`: its JSON."""
+def serve(
+    orders: Connection, log: Connection, plan: str, home: str, threads: int | None, gpus: str | None
+) -> None:  # fmt: skip
+    """Compute each stage whose key arrives on `orders`; what is printed goes to `log`. `plan`: its JSON; `gpus`: those
+    it may see, if not all."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     os.setpgid(0, 0)  # its own group: Ctrl-C is the parent's to handle, and what it starts can be ended with it
     _prefer_to_be_killed()
     for descriptor in (1, 2):
@@ -59,7 +66,7 @@ def _bench(plan: str, home: str, threads: int | None, plugins: list[str]) -> Any
     if threads is not None:
         torch.set_num_threads(threads)
     data = json.loads(plan)
-    catalog = load_catalog(data["modules"], only={"alignbench.feedback", "alignbench.tasks", *plugins})
+    catalog = load_catalog(data["modules"], only={*OWN, *plugins})
     made = plan_of(data, catalog, make_task(Suite.model_validate(data["suite"]), catalog))
     return Bench(made, Store(Path(home)))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -192,6 +194,25 @@ def test_two_workers_and_one_process_give_the_same_records(suite_file, tmp_path:
             for home in ("here", "there")
         )
         assert ours_files == their_files, plan.stages[key].title
+
+
+def test_a_script_that_runs_a_suite_is_not_run_again_by_its_workers(suite_file, tmp_path: Path) -> None:
+    """It has no `if __name__ == "__main__"`: Python would run it in every child that it starts."""
+    (tmp_path / "script.py").write_text(f"""
+from pathlib import Path
+from alignbench.plugins import load_catalog
+from alignbench.run.crew import ProcessCrew
+from alignbench.run.schedule import Schedule, Watcher
+from alignbench.store import Store
+from alignbench.planning.layout import make_plan
+from alignbench.suite.spec import load_suite
+
+print("begins", flush=True)
+plan, store = make_plan(load_suite(Path({str(suite_file(["sft"]))!r})), load_catalog()), Store(Path("home"))
+print([record.cause for record in Schedule(plan, store, ProcessCrew(plan, store), Watcher()).run().records])
+""")
+    ran = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == ["begins", "[None]"], ran.stderr
 
 
 def test_a_log_is_found_by_the_beginning_of_its_key_and_nothing_else(tmp_path: Path) -> None:
