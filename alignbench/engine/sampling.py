@@ -34,7 +34,7 @@ def sample_texts(
     return Rollout(
         prompts=list(prompts),
         completions=[resident.codec.text(tail) for tail in tails],
-        tokens=resident.codec.pack(heads, tails),
+        tokens=resident.codec.padded(heads, tails),
         is_ended=torch.tensor([tail[-1] == resident.codec.eos for tail in tails], device=resident.device),
     )
 
@@ -83,7 +83,7 @@ def _sample(
     out = torch.full((len(prompts), max_new_tokens), eos, dtype=torch.long, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each live row answers
     is_live = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    batch = resident.codec.pack(prompts, [[]] * len(prompts))
+    batch = resident.codec.padded(prompts, [[]] * len(prompts))
     logits, cache, is_token = resident.passes.start(batch, max_new_tokens)
     place = is_token.sum(-1, keepdim=True)  # position of the next token
     for step in range(max_new_tokens):
@@ -115,7 +115,7 @@ def next_logits(resident: Resident, prefix: Sequence[int], rests: Sequence[Seque
         ids = torch.tensor([list(prefix)], device=device)
         resident.base.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(count)
-    batch = codec.pack(rests, [[]] * count)
+    batch = codec.padded(rests, [[]] * count)
     is_token = torch.cat([batch.is_token.new_ones(count, len(prefix)), batch.is_token], dim=1)
     inputs = {
         "input_ids": batch.ids, "attention_mask": is_token.long(), "past_key_values": cache, "use_cache": True,

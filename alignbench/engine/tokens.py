@@ -71,7 +71,7 @@ class Codec:
             (self.completion(c) if end or not c else self.plain(c))[:max_new_tokens]
             for c, end in zip(completions, ends, strict=True)
         ]
-        return self.pack(heads, tails)
+        return self.padded(heads, tails)
 
     def fitting(self, prompt: str, room: int) -> list[int]:
         """The prompt's ids. UserError if they and `room` more tokens exceed the model's window."""
@@ -93,7 +93,7 @@ class Codec:
             )
         return ids
 
-    def pack(self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> TokenBatch:
+    def padded(self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> TokenBatch:
         """Lists of prompt ids and response ids -> one batch on the device."""
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
         ids = torch.full((len(heads), width), self.pad, dtype=torch.long)

@@ -195,7 +195,7 @@ class Rater(HumanModel):
         rows: dict[int, Tensor] = {}
         for start in range(0, len(order), ROWS):
             part = order[start : start + ROWS]
-            batch = codec.pack([ids[i] for i in part], [[]] * len(part))
+            batch = codec.padded([ids[i] for i in part], [[]] * len(part))
             weight = batch.is_token[..., None].float()
             means = [
                 (state.float() * weight).sum(1) / weight.sum(1) for state in self.base.block_states(batch, self.layers)

@@ -124,7 +124,7 @@ class MethodLab:
                 if is_taped:
                     stack.enter_context(recording(trial, resident, tape))
                 if filler is not None:
-                    stack.enter_context(wrapped(codec, "pack", lambda out, *args: widened(out, 3, filler)))
+                    stack.enter_context(wrapped(codec, "padded", lambda out, *args: widened(out, 3, filler)))
                 if is_turned:
                     stack.enter_context(turned_round(trial))
                 method.train(trial, config)

@@ -142,7 +142,7 @@ def test_positions_count_real_tokens_on_either_side_of_the_padding():
 def test_block_states_are_the_hidden_states_of_transformers_without_the_adapter(resident, plain, shake, name):
     made = resident(name)
     shake(made.add_adapter("policy", 0))
-    ids = made.codec.pack([made.codec.prompt("the long film")], [[]])
+    ids = made.codec.padded([made.codec.prompt("the long film")], [[]])
     states = made.block_states(ids, [0, 1, 0])
     theirs = plain(name)(input_ids=ids.ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(states[0], theirs[1], atol=1e-5, rtol=1e-5)
@@ -267,7 +267,7 @@ def test_reference_of_a_merged_start_is_the_start_and_not_the_raw_base(resident,
 @pytest.mark.parametrize("name", PLAIN_HEADS)
 def test_lora_layers_adapts_the_topmost_blocks_alone(resident, shake, name):
     made = resident(name, layers=1)
-    inputs = made.codec.pack([made.codec.prompt("the long film")], [[]])
+    inputs = made.codec.padded([made.codec.prompt("the long film")], [[]])
     shake(made.add_adapter("policy", 0))
     names = [n for n, p in made.module.named_parameters() if p.requires_grad]
     assert names

@@ -259,5 +259,5 @@ def _change_pool(patch: Patch, pool: Callable[..., Tensor]) -> None:
 
 
 def _repack(patch: Patch, change: Callable[[Codec, TokenBatch], TokenBatch]) -> None:
-    pack = Codec.pack
-    patch.setattr(Codec, "pack", lambda self, heads, tails: change(self, pack(self, heads, tails)))
+    make = Codec.padded
+    patch.setattr(Codec, "padded", lambda self, heads, tails: change(self, make(self, heads, tails)))

@@ -28,7 +28,7 @@ def test_the_roomy_cache_and_grouped_attention_sample_what_transformers_own_do(r
 
 def test_room_is_made_where_every_layer_keeps_all_it_has_seen(resident):
     def is_roomy(made, prompts):
-        return type(made.passes.start(made.codec.pack(prompts, [[]] * len(prompts)), 1).cache) is RoomyCache
+        return type(made.passes.start(made.codec.padded(prompts, [[]] * len(prompts)), 1).cache) is RoomyCache
 
     with torch.no_grad():
         assert is_roomy(resident("llama"), [[1, 2], [3]])
