@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -72,8 +73,11 @@ def joined(opened: ExitStack, address: str | None, slots: int | None, needs_gpu:
             )  # fmt: skip
             return ray
         try:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit() and "/" not in host:  # Ray would ask for a minute, and print as it does
+                socket.create_connection((host, int(port)), timeout=5).close()
             ray.init(address=address, **quiet)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"--address {address}: no Ray cluster can be joined there ({in_words(error)}); "
                 "`ray start --head` starts one and says its address"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.here import run_here
@@ -87,6 +88,12 @@ def test_ray_gives_the_records_of_one_process_and_a_bad_row_costs_itself_alone(p
     assert "said before" in logs
     assert "Traceback" in logs
     assert not [f for f in (tmp_path / "there" / "logs").iterdir() if f.suffix != ".log"]
+
+
+@with_ray
+def test_an_address_where_no_cluster_answers_ends_in_one_line(plan_of, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--address 127\.0\.0\.1:1: no Ray cluster can be joined there \(Connection"):
+        rayed(plan_of("sft"), tmp_path, address="127.0.0.1:1")
 
 
 def ran(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
