@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -251,8 +253,15 @@ def _complain(text: str) -> None:
         print(f"alignbench: {printable(text)}", file=sys.stderr)
 
 
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("interrupted; the same command goes on", 128 + number)
+
+
 def main() -> None:
     """Entry point: a user's or a plugin's mistake is one line and exit code 2; a bug keeps its traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as for a job in the background
+            signal.signal(number, _interrupted)
     leave_current_folder()
     open_streams()
     warnings.simplefilter("ignore")  # of libraries; our own come through the filter below
@@ -276,6 +285,8 @@ def main() -> None:
             raise
         _complain("no space left on the disk; free some and run again: every finished stage is kept")
         code = 2
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: what comes now would only cost the exit code
+        signal.signal(number, signal.SIG_IGN)
     problem = finish_streams()
     if problem:
         _complain(problem)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -34,19 +32,16 @@ def run_suite(
         if is_strict
         else ProcessCrew(plan, store, slots=slots, timeout=timeout, memory=memory)
     )
-    before = signal.signal(signal.SIGTERM, _terminated)
     board = Board(console, plan)
     try:
         with store.in_use(), board:
             schedule = Schedule(plan, store, crew, board)
             outcome = schedule.collect() if is_collecting else schedule.run()
-    except (KeyboardInterrupt, _Terminated) as end:
+    except Interrupted as end:
         kept = f"{board.settled} of {len(plan.stages)} stages kept; the same command goes on"
-        raise Interrupted(f"interrupted: {kept}", 130 if isinstance(end, KeyboardInterrupt) else 143) from None
+        raise Interrupted(f"interrupted: {kept}", end.exit_code) from None
     except UserError as error:
         raise UserError(f"{plan.suite.where()}: {error}") from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if outcome.mistake is not None:  # nothing to publish, and one thing to mend
         raise UserError(f"{plan.suite.where()}: {outcome.mistake}")
     return outcome
@@ -83,14 +78,6 @@ def compute_stage(key: str, file: Path) -> str:
         )
     is_new = Bench(made, Store()).compute(stage.key)
     return f"{stage.key[:12]} {stage.title}: {'computed' if is_new else 'is there already'}"
-
-
-class _Terminated(BaseException):
-    """SIGTERM."""
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 def _gpus() -> int:

@@ -1,6 +1,6 @@
 """The suite's promises, each measured beside a control that must fail: one line of JSON per point.
 
-    python -m benchmarks.reliability [POINT ...] [--quick] [--table FILE]
+python -m benchmarks.reliability [POINT ...] [--quick] [--table FILE]
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def measured(point: str, is_quick: bool) -> dict[str, Any]:
 
 def main() -> int:
     known = [*POINTS, *(name for name in ALONE if (HERE / f"{name}.py").exists())]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reliability", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("points", nargs="*", metavar="POINT", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer cases: the form that the tests run")
     parser.add_argument("--table", type=Path, help="write the lines as a table, with machine and date, to this file")

@@ -36,7 +36,9 @@ def _word(fact: bool) -> str:
 
 def _machine() -> str:
     try:
-        names = [x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+        names = [
+            x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x
+        ]
     except OSError:
         names = []
     name = names[0] if names else platform.processor() or platform.machine()
