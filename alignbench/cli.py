@@ -42,6 +42,7 @@ app.add_typer(cache, name="cache")
 _has_width = (sys.stdout is not None and sys.stdout.isatty()) or os.environ.get("COLUMNS")
 console = Console(width=None if _has_width else 200)  # a pipe has none
 
+USAGE: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
 CELL = 200  # characters of a cell that a plugin's author wrote
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
@@ -57,7 +58,9 @@ def run(
     plugin: PluginModules = None,
     workers: Annotated[int | None, typer.Option(min=1, help="stages at once; default: one per GPU, else one")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="seconds a stage may take")] = None,
-    memory: Annotated[float | None, typer.Option(min=0.1, help="GiB a stage may hold; default: most of it")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, max=2**20, help="GiB a stage may hold; default: most of it")
+    ] = None,
     collect: Annotated[bool, typer.Option("--collect", help="show what is done so far; compute nothing")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="in this process; stop at the first failure")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace a published table that has fewer failures")] = False,
@@ -271,7 +274,14 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
     code: Any = 0
     try:
-        app()
+        code = app(prog_name="alignbench", standalone_mode=False) or 0
+    except USAGE as error:
+        code = 2
+        if sys.argv[1:] and (said := error.format_message()) and "\n" not in said:
+            command = error.ctx.command_path if error.ctx is not None else "alignbench"
+            _complain(f"{said.rstrip('.')}; `{command} --help` says what is allowed")
+        else:  # a command without what it needs shows its help
+            error.show()
     except Interrupted as end:
         _complain(str(end))
         code = end.exit_code

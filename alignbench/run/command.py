@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,15 @@ def compute_stage(key: str, file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}; write it with `alignbench plan --json`") from None
     except ValueError:
         raise UserError(f"{file}: not JSON; write it again with `alignbench plan SUITE --json`") from None
-    if not isinstance(data, dict) or not isinstance(data.get("suite"), dict):
+    modules = data.get("modules", []) if isinstance(data, dict) else None
+    if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
         raise UserError(f"{file}: not a plan; write it with `alignbench plan SUITE --json`")
-    catalog = load_catalog(data.get("modules", ()))
-    made = make_plan(Suite.model_validate(data["suite"]), catalog, data.get("modules", ()))
-    plan = plan_of(data, catalog, made.task)
+    catalog = load_catalog(modules)
+    with _plans_own(file):
+        suite = Suite.model_validate(data["suite"])
+    made = make_plan(suite, catalog, modules)
+    with _plans_own(file):
+        plan = plan_of(data, catalog, made.task)
     found = [stage for stage in plan.stages.values() if stage.key.startswith(key)]
     if len(found) != 1:
         problem = "no stage has" if not found else f"{len(found)} stages have"
@@ -78,6 +84,16 @@ def compute_stage(key: str, file: Path) -> str:
         )
     is_new = Bench(made, Store()).compute(stage.key)
     return f"{stage.key[:12]} {stage.title}: {'computed' if is_new else 'is there already'}"
+
+
+@contextmanager
+def _plans_own(file: Path) -> Iterator[None]:
+    """Reading what `alignbench plan --json` writes: another shape is a mistake in the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"not a plan ({type(error).__name__}); write it again with `alignbench plan SUITE --json`"
+        raise UserError(f"{file}: {said}") from None
 
 
 def _gpus() -> int:

@@ -50,7 +50,8 @@ class Bench:
     def start(self, *arguments: str, **how: Any) -> subprocess.Popen[str]:
         """`alignbench run SUITE`, or another command, in a session of its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "suite.yaml").write_text(json.dumps(self.suite))  # JSON is YAML
+        if self.suite:  # else it lies there, or there is none
+            (self.folder / "suite.yaml").write_text(json.dumps(self.suite))  # JSON is YAML
         command = [*ALIGNBENCH, *(arguments or ("run", "suite.yaml", *self.options))]
         return subprocess.Popen(
             command, cwd=self.folder, env=self._environment(), text=True, errors="replace", start_new_session=True,
