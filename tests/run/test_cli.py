@@ -233,7 +233,7 @@ def test_plan_computes_nothing_and_names_every_stage_once(alignbench, suite_file
         (["run"], "Missing argument 'suite'; `alignbench run --help`"),
         (["run", "x", "--workers", "0"], "Invalid value for '--workers': Input should be greater than or equal to 1"),
         (["run", "x", "--memory", "inf"], "Invalid value for '--memory': "),
-        (["runn"], "No such command 'runn'; `alignbench --help`"),
+        (["zzz"], "No such command 'zzz'; `alignbench --help`"),
         (["cache", "prune", "--older-than", "x"], "`alignbench cache prune --help` says what is allowed"),
     ],
 )
