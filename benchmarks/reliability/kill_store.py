@@ -13,20 +13,23 @@ from pathlib import Path
 
 from benchmarks.reliability.point import Control, Measured
 
-SIZE = 1 << 20  # bytes of a stage's file, which opens with the sha256 of the rest
+SIZE = 4 << 20  # bytes of a stage's file, which opens with the sha256 of the rest
 WRITER = """
 import hashlib, os, sys
 from pathlib import Path
 from alignbench.store import Store
 root, is_plain = Path(sys.argv[1]), sys.argv[2] == "plain"
 print("ready", flush=True)
+body = os.urandom({size})
+content = hashlib.sha256(body).digest() + body
 while True:
-    key, body = os.urandom(32).hex(), os.urandom({size})
-    content = hashlib.sha256(body).digest() + body
+    key = os.urandom(32).hex()
     if is_plain:
         place = root / "stages" / key[:2] / key
         place.mkdir(parents=True)
-        (place / "content").write_bytes(content)
+        with (place / "content").open("wb", buffering=0) as file:
+            for start in range(0, len(content), 4096):
+                file.write(content[start : start + 4096])
     else:
         with Store(root).publish(key, {{}}) as folder:
             (folder / "content").write_bytes(content)

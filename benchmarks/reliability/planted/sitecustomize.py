@@ -83,6 +83,11 @@ def verify_no_asset(module) -> None:
     module._is_whole = lambda folder, source_sha256: (folder / module.MANIFEST).is_file()
 
 
+def see_no_source(module) -> None:
+    """A key that leaves out the code of plugins."""
+    module.module_source = lambda names: "the same"
+
+
 def print_raw(module) -> None:
     """Whatever a stranger wrote goes out as it is."""
     module.printable = lambda text, limit=0: text
@@ -97,6 +102,7 @@ FAULTS = {
     "forget-a-generator": {"alignbench.engine.trial": forget_a_generator},
     "lock-nothing": {"alignbench.store.artefacts": lock_nothing},
     "verify-nothing": {"alignbench.store.artefacts": verify_nothing, "alignbench.assets.folders": verify_no_asset},
+    "same-source": {"alignbench.suite.keys": see_no_source},
     "print-raw": {"alignbench.errors": print_raw},
 }
 
