@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.reliability.point import line_of, said
 from benchmarks.reliability.table import render
 
-POINTS = ("kill", "plugins", "kill-store", "race", "cache-key", "cache-rot", "bad-input")
+POINTS = ("kill", "plugins", "kill-store", "race", "cache-key", "cache-rot", "bad-input", "hostile", "permissions")
 ALONE = {"scheduling": ("--cells", "20")}  # scripts that print such a line themselves, and their quick form
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from alignbench.errors import UserError
 from alignbench.plugins import load_catalog
 from alignbench.run.crew import ProcessCrew
 from alignbench.run.here import run_here
-from alignbench.run.logs import HEAD, TAIL, read_log
+from alignbench.run.logs import HEAD, TAIL, Log, read_log
 from alignbench.run.schedule import Outcome, Schedule, Watcher
 from alignbench.store import Store
 from alignbench.suite.layout import make_plan
@@ -195,3 +195,12 @@ def test_two_workers_and_one_process_give_the_same_records(suite_file, tmp_path:
 def test_a_log_is_found_by_the_beginning_of_its_key_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no stage's log has a key that begins with '\.\./\.\.'"):
         read_log(Store(tmp_path), "../..")
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "logs").write_text("a file, where the folder would be")
+    log = Log()
+    log.add(b"said")
+    log.keep(Store(tmp_path / "home"), "ab12cd34" * 8, None)
+    assert (tmp_path / "home" / "logs").is_file()
