@@ -34,9 +34,9 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Pl
     """Check every name and option of the suite, then lay out its stages. UserError names file and line; a plugin that
     fails while it is asked for its recipe fails its own row."""
     task = make_task(suite, catalog)
-    for i, row in enumerate(suite.methods):
-        if row.method not in catalog.methods and (suspects := catalog.suspects(row.method)):
-            problem = f"no method '{row.method}'; what may bring it failed to load: {suspects}"
+    for i, asked in enumerate(suite.methods):
+        if asked.method not in catalog.methods and (suspects := catalog.suspects(asked.method)):
+            problem = f"no method '{asked.method}'; what may bring it failed to load: {suspects}"
             raise suite.error(problem, "methods", i, "method")
     rows = [
         _row(suite, catalog, task, cell, seed)

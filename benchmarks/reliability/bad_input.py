@@ -13,14 +13,14 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.reliability.bad_cases import Case, by_hand, from_schema
 from benchmarks.reliability.point import Control, Measured
-from benchmarks.reliability.runs import Bench
+from benchmarks.reliability.runs import ORACLE, Bench
 
 COUNT, QUICK = 200, 60
 
@@ -29,7 +29,7 @@ class Said(NamedTuple):
     code: int
     out: str
     err: str
-    written: Sequence[str]
+    written: Sequence[str] = ()
 
 
 def measure(is_quick: bool, folder: Path) -> Measured:
@@ -38,11 +38,16 @@ def measure(is_quick: bool, folder: Path) -> Measured:
     random.Random(0).shuffle(drawn)
     cases = [*hand, *drawn[: max(0, count - len(hand))]]
     processes = set(range(0, len(cases), 60 if is_quick else 10))
+    home = Bench(folder / "shared", {"methods": ["sft"], **ORACLE})  # the toy model is made once, and not in a case
+    home.run("plan", "suite.yaml")
+    shared = {"ALIGNBENCH_HOME": str(home.home)}
     wrong = []
     for i, case in enumerate(cases):
         place = folder / str(i)
         case.lay(place)
-        said = _in_a_process(case, place) if i in processes else _in_this_process(case, place)
+        before, environment = _files(folder), {**shared, **case.environment}
+        said = (_in_a_process if i in processes else _in_this_process)(case, place, environment)
+        said = said._replace(written=sorted(_files(folder) - before))
         if problem := fault(case, said):
             wrong.append(f"{case.what}: {problem}")
     return Measured(
@@ -69,33 +74,31 @@ def fault(case: Case, said: Said) -> str | None:
 
 
 def _files(place: Path) -> set[str]:
-    """Digests of code and toy models that were made on the way are no results."""
-    kept = ("home/code", "home/assets")
+    """Digests of code that was read are no results."""
     names = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-    return {name for name in names if not name.startswith(kept)}
+    return {name for name in names if "home/code/" not in name}
 
 
-def _in_a_process(case: Case, place: Path) -> Said:
-    before = _files(place)
-    done = Bench(place, {}, environment=case.environment).run(*case.arguments, limit=60)
-    return Said(done.returncode, done.stdout, done.stderr, sorted(_files(place) - before))
+def _in_a_process(case: Case, place: Path, environment: Mapping[str, str]) -> Said:
+    done = Bench(place, {}, environment=environment).run(*case.arguments, limit=60)
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
-def _in_this_process(case: Case, place: Path) -> Said:
+def _in_this_process(case: Case, place: Path, environment: Mapping[str, str]) -> Said:
     from alignbench.cli import main
 
-    before, out, err, code = _files(place), io.StringIO(), io.StringIO(), 0
+    out, err, code = io.StringIO(), io.StringIO(), 0
     with _as_it_was(), redirect_stdout(out), redirect_stderr(err):
         os.chdir(place)
         sys.argv = ["alignbench", *case.arguments]
-        os.environ.update({"ALIGNBENCH_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1", **case.environment})
+        os.environ.update({"HF_HUB_OFFLINE": "1", **environment})
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
         except Exception as error:  # a traceback, in a process of its own
             code, _ = 1, err.write(f"{type(error).__name__}: {error}")
-    return Said(code, out.getvalue(), err.getvalue(), sorted(_files(place) - before))
+    return Said(code, out.getvalue(), err.getvalue())
 
 
 @contextmanager
