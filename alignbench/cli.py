@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -40,6 +42,7 @@ app.add_typer(cache, name="cache")
 _has_width = (sys.stdout is not None and sys.stdout.isatty()) or os.environ.get("COLUMNS")
 console = Console(width=None if _has_width else 200)  # a pipe has none
 
+USAGE: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
 CELL = 200  # characters of a cell that a plugin's author wrote
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
@@ -55,7 +58,9 @@ def run(
     plugin: PluginModules = None,
     workers: Annotated[int | None, typer.Option(min=1, help="stages at once; default: one per GPU, else one")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="seconds a stage may take")] = None,
-    memory: Annotated[float | None, typer.Option(min=0.1, help="GiB a stage may hold; default: most of it")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, max=2**20, help="GiB a stage may hold; default: most of it")
+    ] = None,
     engine: Annotated[
         Literal["worker", "ray"], typer.Option(help="who computes: child processes here, or Ray tasks")
     ] = "worker",
@@ -260,8 +265,15 @@ def _complain(text: str) -> None:
         print(f"alignbench: {printable(text)}", file=sys.stderr)
 
 
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("interrupted; the same command goes on", 128 + number)
+
+
 def main() -> None:
     """Entry point: a user's or a plugin's mistake is one line and exit code 2; a bug keeps its traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as for a job in the background
+            signal.signal(number, _interrupted)
     leave_current_folder()
     open_streams()
     warnings.simplefilter("ignore")  # of libraries; our own come through the filter below
@@ -271,7 +283,14 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: _complain(str(message))
     code: Any = 0
     try:
-        app()
+        code = app(prog_name="alignbench", standalone_mode=False) or 0
+    except USAGE as error:
+        code = 2
+        if sys.argv[1:] and (said := error.format_message()) and "\n" not in said:
+            command = error.ctx.command_path if error.ctx is not None else "alignbench"
+            _complain(f"{said.rstrip('.')}; `{command} --help` says what is allowed")
+        else:  # a command without what it needs shows its help
+            error.show()
     except Interrupted as end:
         _complain(str(end))
         code = end.exit_code
@@ -285,6 +304,8 @@ def main() -> None:
             raise
         _complain("no space left on the disk; free some and run again: every finished stage is kept")
         code = 2
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: what comes now would only cost the exit code
+        signal.signal(number, signal.SIG_IGN)
     problem = finish_streams()
     if problem:
         _complain(problem)

@@ -24,7 +24,7 @@ class PluginError(Exception):
         self.distribution = distribution
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error)
+class Interrupted(BaseException):  # no `except Exception` on the way may take it for a plugin's fault
     """The user, or whoever runs the machine, ended the run. The message says what is kept."""
 
     def __init__(self, message: str, exit_code: int) -> None:

@@ -96,12 +96,16 @@ class Catalog:
     def task(self, name: str) -> Plugin[Task]:
         return self._find("task", self.tasks, name)
 
+    def suspects(self, name: str) -> str:
+        """What failed to load and may have brought a plugin of that name, with the reasons; "" if nothing."""
+        return "; ".join(str(failure) for failure in self.failures if failure.may_offer(name))
+
     def _find(self, kind: Kind, plugins: dict[str, Plugin[T]], name: str) -> Plugin[T]:
         if name in plugins:
             return plugins[name]
         message = f"no {kind} '{name}': {nearest(name, plugins)}"
-        if suspects := [failure for failure in self.failures if failure.may_offer(name)]:
-            message = f"no {kind} '{name}'; what may bring it failed to load: {'; '.join(map(str, suspects))}"
+        if suspects := self.suspects(name):
+            message = f"no {kind} '{name}'; what may bring it failed to load: {suspects}"
         elif self.failures:
             message += f" ({len(self.failures)} failed to load, `alignbench plugins` says why)"
         raise UserError(message)

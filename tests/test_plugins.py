@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
+from alignbench.planning.layout import make_plan
 
 from alignbench import hookspecs
 from alignbench.errors import UserError
-from alignbench.plugins import CONTRACTS, Catalog, load_catalog
+from alignbench.plugins import CONTRACTS, Catalog, Failure, load_catalog
+from alignbench.suite.spec import load_suite
 
 Install = Callable[..., None]
 
@@ -273,3 +276,13 @@ def test_naming_an_installed_module_again_changes_nothing(install: Install) -> N
 def test_neither_the_package_nor_its_loader_imports_torch() -> None:
     code = "import sys, alignbench, alignbench.plugins; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_suite_that_names_a_method_which_failed_to_load_is_told_why(suite_file) -> None:
+    failure = Failure("kto", "alignbench-kto", "1.0", "ImportError: no module")
+    catalog = replace(load_catalog(), failures=(failure,))
+    said = r"methods\[0\].method: no method 'kto'; what may bring it failed to load: alignbench-kto 1.0, .*ImportError"
+    with pytest.raises(UserError, match=said):
+        make_plan(load_suite(suite_file(["kto"])), catalog)
+    with pytest.raises(UserError, match=r"no method 'dpoo' is installed; did you mean 'dpo'\?"):
+        make_plan(load_suite(suite_file(["dpoo"])), catalog)

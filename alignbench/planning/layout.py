@@ -27,6 +27,10 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Pl
     """Check every name and option of the suite, then lay out its stages. UserError names file and line; a plugin that
     fails while it is asked for its recipe fails its own row."""
     task = make_task(suite, catalog)
+    for i, asked in enumerate(suite.methods):
+        if asked.method not in catalog.methods and (suspects := catalog.suspects(asked.method)):
+            problem = f"no method '{asked.method}'; what may bring it failed to load: {suspects}"
+            raise suite.error(problem, "methods", i, "method")
     rows = [
         lay_out(suite, catalog, task, cell, seed)
         for cell in suite.cells({name: plugin.cls.kl_knob for name, plugin in catalog.methods.items()})

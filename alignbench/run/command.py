@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from alignbench.run.ray_crew import RayCrew
 from alignbench.run.schedule import Crew, Outcome, Schedule
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, plan_of
+from alignbench.suite.spec import Suite
 
 Engine = Literal["worker", "ray"]
 
@@ -50,7 +51,6 @@ def run_suite(
     """Compute what is missing, and say how it goes. UserError where a mistake left no cell standing, or the engine
     cannot be had; Interrupted where the run was ended from outside."""
     store = Store()
-    before = signal.signal(signal.SIGTERM, _terminated)
     board = Board(console, plan)
     try:
         with store.in_use(), board:
@@ -59,13 +59,11 @@ def run_suite(
             else:
                 crew = Here(plan, store, is_strict=True) if is_strict else _crew(plan, store, limits, engine, address)
                 outcome = Schedule(plan, store, crew, board).run()
-    except (KeyboardInterrupt, _Terminated) as end:
+    except Interrupted as end:
         kept = f"{board.settled} of {len(plan.stages)} stages kept; the same command goes on"
-        raise Interrupted(f"interrupted: {kept}", 130 if isinstance(end, KeyboardInterrupt) else 143) from None
+        raise Interrupted(f"interrupted: {kept}", end.exit_code) from None
     except UserError as error:
         raise UserError(f"{plan.suite.where()}: {error}") from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if outcome.mistake is not None:  # nothing to publish, and one thing to mend
         raise UserError(f"{plan.suite.where()}: {outcome.mistake}")
     return outcome
@@ -82,10 +80,14 @@ def compute_stage(key: str, file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}; write it with `alignbench plan --json`") from None
     except ValueError:
         raise UserError(f"{file}: not JSON; write it again with `alignbench plan SUITE --json`") from None
-    if not isinstance(data, dict) or not isinstance(data.get("suite"), dict):
+    modules = data.get("modules", []) if isinstance(data, dict) else None
+    if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
         raise UserError(f"{file}: not a plan; write it with `alignbench plan SUITE --json`")
-    made = made_here(data)
-    plan = plan_of(data, made.catalog, made.task)
+    with _plans_own(file):
+        suite = Suite.model_validate(data["suite"])
+    made = made_here(suite, modules)
+    with _plans_own(file):
+        plan = plan_of(data, made.catalog, made.task)
     found = [stage for stage in plan.stages.values() if stage.key.startswith(key)]
     if len(found) != 1:
         problem = "no stage has" if not found else f"{len(found)} stages have"
@@ -104,12 +106,14 @@ def _crew(plan: Plan, store: Store, limits: Limits, engine: Engine, address: str
     return ProcessCrew(plan, store, slots=limits.slots or _gpus(), timeout=limits.timeout, memory=memory)
 
 
-class _Terminated(BaseException):
-    """SIGTERM."""
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+@contextmanager
+def _plans_own(file: Path) -> Iterator[None]:
+    """Reading what `alignbench plan --json` writes: another shape is a mistake in the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"not a plan ({type(error).__name__}); write it again with `alignbench plan SUITE --json`"
+        raise UserError(f"{file}: {said}") from None
 
 
 def _gpus() -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
@@ -12,10 +11,9 @@ from alignbench.suite.plan import Plan, PlannedStage
 from alignbench.suite.spec import Suite
 
 
-def made_here(data: Mapping[str, Any]) -> Plan:
-    """The plan of the same suite, with the keys that it has on this machine. `data`: a plan's JSON values."""
-    modules = data.get("modules", ())
-    return make_plan(Suite.model_validate(data["suite"]), load_catalog(modules), modules)
+def made_here(suite: Suite, modules: Sequence[str]) -> Plan:
+    """The plan of the suite, with the keys that it has on this machine."""
+    return make_plan(suite, load_catalog(modules), modules)
 
 
 def check_same(stage: PlannedStage, made: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from alignbench.errors import UserError
@@ -30,12 +31,13 @@ class Log:
         return self._head.decode("utf-8", "replace") + gap + self._tail.decode("utf-8", "replace")
 
     def keep(self, store: Store, key: str, failure: Failure | None) -> None:
-        """Write it down, if there is anything to read."""
+        """Write it down if there is anything to read. A full or read-only disk must not end the run here."""
         text = self.text() + ("" if failure is None else f"\n{failure.traceback or failure.cause}\n")
         if text.strip():
             path = _place(store, key)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="replace")
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def read_log(store: Store, key: str) -> str:

@@ -24,6 +24,7 @@ from alignbench.run.failure import Failure
 from alignbench.run.schedule import Watcher
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
+from alignbench.suite.spec import Suite
 
 
 class Seat:
@@ -48,7 +49,9 @@ class Seat:
         self.stages = {
             stage["key"]: PlannedStage(**{**stage, "plugins": tuple(stage["plugins"])}) for stage in data["stages"]
         }
-        self.made: Plan | None = made_here(data) if settings["is_elsewhere"] else None
+        self.made: Plan | None = (
+            made_here(Suite.model_validate(data["suite"]), data["modules"]) if settings["is_elsewhere"] else None
+        )
         self.crew = ProcessCrew(
             plan, Store(home), timeout=settings["timeout"], memory=settings["memory"] or memory_limit(),
             threads=settings["threads"],

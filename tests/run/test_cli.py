@@ -225,3 +225,31 @@ def test_plan_computes_nothing_and_names_every_stage_once(alignbench, suite_file
     assert f"{len(keys)} stages, 2 cells" in said.out
     assert re.search(r"sharing saves [1-9]\d* stages and [1-9]\d?% of the time", said.out)
     assert not (tmp_path / "home" / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["run"], "Missing argument 'suite'; `alignbench run --help`"),
+        (["run", "x", "--workers", "0"], "Invalid value for '--workers': Input should be greater than or equal to 1"),
+        (["run", "x", "--memory", "inf"], "Invalid value for '--memory': "),
+        (["zzz"], "No such command 'zzz'; `alignbench --help`"),
+        (["cache", "prune", "--older-than", "x"], "`alignbench cache prune --help` says what is allowed"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], problem: str, alignbench) -> None:
+    said = alignbench(*arguments)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith("alignbench: ")
+    assert problem in said.err
+
+
+@pytest.mark.parametrize(
+    "plan", ["[]", '{"suite": {"max_steps": 3}}', '{"suite": {}, "modules": 5}', '{"modules": []}']
+)
+def test_a_file_that_is_no_plan_is_one_line(plan: str, alignbench, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    said = alignbench("stage", "ab12cd34", "--plan", "plan.json")
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith("alignbench: plan.json: not a plan")
+    assert "alignbench plan SUITE --json" in said.err

@@ -147,3 +147,14 @@ def test_no_home_is_one_line(shell) -> None:
         said = shell(f"{line} $AB cache list")
         assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1), said
         assert "set HOME, or ALIGNBENCH_HOME" in said.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_before_the_first_stage_is_one_line_too(name: str, code: int, shell, tmp_path: Path) -> None:
+    """Sent while a plugin is loaded, whose errors are caught."""
+    (tmp_path / "here" / "slow.py").write_text(
+        f"import os, signal, time\nos.kill(os.getpid(), signal.{name})\ntime.sleep(60)\n"
+    )
+    said = shell("$AB plugins --plugin slow")
+    assert (said.returncode, said.stdout) == (code, "")
+    assert said.stderr == "alignbench: interrupted; the same command goes on\n"

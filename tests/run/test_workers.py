@@ -18,7 +18,7 @@ from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.crew import ProcessCrew
 from alignbench.run.here import run_here
-from alignbench.run.logs import HEAD, TAIL, read_log
+from alignbench.run.logs import HEAD, TAIL, Log, read_log
 from alignbench.run.schedule import Outcome, Schedule, Watcher
 from alignbench.store import Store
 from alignbench.suite.plan import Plan
@@ -250,3 +250,12 @@ def test_a_run_that_waits_for_another_ones_stage_says_so_and_its_numbers_are_pas
     assert "loss" in Told.numbers["sft"]
     assert {"loss", "accuracy"} <= Told.numbers["reward_model"]
     assert {"loss", "margin_nats"} <= Told.numbers["train"]
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "logs").write_text("a file, where the folder would be")
+    log = Log()
+    log.add(b"said")
+    log.keep(Store(tmp_path / "home"), "ab12cd34" * 8, None)
+    assert (tmp_path / "home" / "logs").is_file()
