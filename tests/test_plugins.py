@@ -10,10 +10,10 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
-from alignbench.planning.layout import make_plan
 
 from alignbench import hookspecs
 from alignbench.errors import UserError
+from alignbench.planning.layout import make_plan
 from alignbench.plugins import CONTRACTS, Catalog, Failure, load_catalog
 from alignbench.suite.spec import load_suite
 

@@ -102,7 +102,6 @@ def _changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def _keys(suite: Mapping[str, Any]) -> dict[str, str]:
     """Keys by the stages' titles."""
     from alignbench.planning.layout import make_plan
-
     from alignbench.plugins import load_catalog
     from alignbench.suite.spec import Suite
 

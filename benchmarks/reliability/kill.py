@@ -144,7 +144,6 @@ def _control(whole: Bench, folder: Path, is_quick: bool) -> Control:
 def _ppo(whole: Bench) -> list[str]:
     """The key of PPO's training, and of all that rests on it."""
     from alignbench.planning.layout import make_plan
-
     from alignbench.plugins import load_catalog
     from alignbench.suite.spec import load_suite
 
