@@ -1,7 +1,6 @@
 """What a run adds to its stages: 200 cells, each one stage of a plugin's that sleeps a second, two at a time.
 
-    python benchmarks/reliability/scheduling.py            # about four minutes; --cells 20 is a quick look
-
+A start that is paid once weighs less the more cells there are: 20 of them, the quick form, are no measure of 200.
 The overhead is wall / (cells * 1 s / 2) - 1: the start of the engine, a fresh process for every stage, the store and
 the records. A sleeping stage takes no CPU, so this can be measured beside other work, roughly. The control is the same
 run with workers forked from a server that has imported nothing, a few cells of it.
@@ -9,9 +8,7 @@ run with workers forked from a server that has imported nothing, a few cells of 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import multiprocessing
 import os
 import sys
@@ -22,6 +19,8 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks.reliability.point import Control, Measured
 
 if TYPE_CHECKING:
     from alignbench.run.command import Engine
@@ -102,19 +101,17 @@ def measured(engine: Engine, cells: int, is_bare: bool = False) -> float:
         return round(pool.submit(overhead, engine, cells, is_bare).result(), 3)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--cells", type=int, default=200)
-    cells = parser.parse_args().cells
+def measure(is_quick: bool, folder: Path) -> Measured:
+    cells = 20 if is_quick else 200
     found = {"worker": measured("worker", cells)}
     if importlib.util.find_spec("ray"):
         found["ray"] = measured("ray", cells)
-    control = measured("worker", CONTROL_CELLS, is_bare=True)
-    is_met = max(found.values()) < TARGET <= control
-    print(json.dumps({"name": "scheduling", "figure": max(found.values()), "target": f"< {TARGET}", "engines": found,
-                      "control": control, "cells": cells, "workers": WORKERS, "ok": is_met}))  # fmt: skip
-    return 0 if is_met else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    bare = measured("worker", CONTROL_CELLS, is_bare=True)
+    beside = "" if "ray" in found else "; Ray is not installed, so not measured"
+    return Measured(
+        f"{cells} cells of {NAP:g} s, {WORKERS} at a time: "
+        + ", ".join(f"{engine} {share:.0%}" for engine, share in found.items()) + f" over{beside}",
+        f"under {TARGET:.0%} over, of 200 cells",
+        found["worker"] < TARGET,
+        Control(f"workers that import everything anew: {bare:.0%} over, of {CONTROL_CELLS} cells", bare >= TARGET),
+    )  # fmt: skip
