@@ -23,7 +23,7 @@ TELL_EVERY = 0.2  # seconds between two reports of progress
 def serve(orders: Connection, log: Connection, plan: str, home: str, threads: int | None) -> None:
     """Compute each stage whose key arrives on `orders`; what is printed goes to `log`. `plan`: its JSON."""
     os.setpgid(0, 0)  # its own group: Ctrl-C is the parent's to handle, and what it starts can be ended with it
-    _prefer_to_be_killed()
+    prefer_to_be_killed()
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
     log.close()
@@ -98,7 +98,7 @@ def _failed(error: BaseException, owner: str | None) -> bytes:
     return json.dumps({"ended": None, "failure": failure}).encode()
 
 
-def _prefer_to_be_killed() -> None:
+def prefer_to_be_killed() -> None:
     """Where memory runs out, the kernel ends the stage and not the run, which keeps what is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # not Linux, or not ours to say
