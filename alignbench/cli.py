@@ -72,11 +72,12 @@ def run(
     """Train and score every row of a suite, reuse what is cached, and print the table."""
     from alignbench.report.table import check_writable
     from alignbench.run.command import Limits, check_engine, run_suite
+    from alignbench.run.crew import memory_limit
 
     check_engine(engine, address, strict)
-    plan = _plan(suite, plugin)
-    check_writable(results / plan.suite.name)
     limits = Limits(workers, timeout, None if memory is None else int(memory * 2**30))
+    plan = _plan(suite, plugin, is_apart=not strict, timeout=timeout, memory=limits.memory or memory_limit())
+    check_writable(results / plan.suite.name)
     outcome = run_suite(
         plan, console, limits=limits, engine=engine, address=address, is_strict=strict, is_collecting=collect
     )
@@ -94,11 +95,12 @@ def plan(
     output: Annotated[Path, typer.Option(help="folder that receives what --export writes")] = Path("jobs"),
 ) -> None:
     """Print the stages of a suite, which of them are cached, and an estimate of the time the rest takes."""
+    from alignbench.run.crew import memory_limit
     from alignbench.run.export import export as export_jobs
     from alignbench.run.preview import plan_table
     from alignbench.store import Store
 
-    made = _plan(suite, plugin)
+    made = _plan(suite, plugin, is_apart=True, memory=memory_limit())
     if json_:
         print(json.dumps(made.to_dict(), indent=1))
     elif export is not None:
@@ -216,23 +218,36 @@ def version() -> None:
     print(__version__)
 
 
-def _catalog(modules: list[str] | None):  # type: ignore[no-untyped-def]  # Catalog's module is imported late
-    from alignbench.plugins import load_catalog
+def _catalog(modules: list[str] | None, steps: Any = None):  # type: ignore[no-untyped-def]  # Catalog is imported late
+    from alignbench.plugins import NO_STEPS, load_catalog
 
     if modules:
         add_current_folder()
-    catalog = load_catalog(modules or ())
+    catalog = load_catalog(modules or (), steps=steps or NO_STEPS)
     for failure in catalog.failures:
         if failure.entry_point in (modules or ()):  # asked for by name, so not passed over as an installed one would be
             raise UserError(f"--plugin {failure.entry_point}: {failure.cause}")
     return catalog
 
 
-def _plan(name: str, modules: list[str] | None):  # type: ignore[no-untyped-def]  # as above
+def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
     from alignbench.planning.layout import make_plan
+    from alignbench.plugins import NO_STEPS
+    from alignbench.run.planner import plan_apart
     from alignbench.suite.spec import find_suite, load_suite
 
-    return make_plan(load_suite(find_suite(name)), _catalog(modules), modules or ())
+    suite = load_suite(find_suite(name))
+    if modules:
+        add_current_folder()  # here too: workers are told this process's path
+
+    def make(steps: Any):  # type: ignore[no-untyped-def]  # as above
+        return make_plan(suite, _catalog(modules, steps), modules or (), steps)
+
+    if not is_apart:
+        return make(NO_STEPS)
+    return replace(plan_apart(make, **limits), suite=suite)  # ours knows its file and lines
 
 
 def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:

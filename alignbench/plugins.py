@@ -14,8 +14,8 @@ import importlib
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -46,6 +46,26 @@ CONTRACTS: Mapping[str, _Contract] = {
 }
 PREFIX = "alignbench_"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class Step(NamedTuple):
+    """A place in planning at which a plugin's code runs."""
+
+    kind: Literal["module", "row", "task"]
+    name: str  # the module's, the row's label, the task's
+    owner: str  # whose code it is
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Whom planning tells where it is, before each step and, with None, after it; and the steps that are not to be
+    taken again, with the cause."""
+
+    tell: Callable[[Step | None], None] = lambda step: None
+    refused: Mapping[Step, str] = field(default_factory=dict)
+
+
+NO_STEPS = Steps()
 
 
 @dataclass(frozen=True)
@@ -111,8 +131,11 @@ class Catalog:
         raise UserError(message)
 
 
-def load_catalog(extra_modules: Sequence[str] = (), only: Collection[str] | None = None) -> Catalog:
-    """Load every installed plugin, and `extra_modules` as if they were installed; with `only`, no module but these."""
+def load_catalog(
+    extra_modules: Sequence[str] = (), only: Collection[str] | None = None, steps: Steps = NO_STEPS
+) -> Catalog:
+    """Load every installed plugin, and `extra_modules` as if they were installed; with `only`, no module but these.
+    A module that `steps` refuses is a failure with that cause."""
     entries = _installed()
     known = {entry.module for entry in entries}
     entries += [_Entry(name, f"module {name}", "-", name) for name in dict.fromkeys(extra_modules) if name not in known]
@@ -125,11 +148,17 @@ def load_catalog(extra_modules: Sequence[str] = (), only: Collection[str] | None
         if rivals := [other for other in entries if other.name == entry.name and other is not entry]:
             failures.append(entry.failure(f"the entry point's name is also taken by {_owners(rivals)}; uninstall one"))
             continue
+        step = Step("module", entry.module, _owner(entry))
+        if step in steps.refused:
+            failures.append(entry.failure(steps.refused[step]))
+            continue
+        steps.tell(None if entry.module.startswith("alignbench.") else step)
         for found in _load(entry):
             if isinstance(found, Failure):
                 failures.append(found)
             else:
                 claims[found.kind, found.name].append((entry, found))
+    steps.tell(None)
 
     catalog: dict[Kind, dict[str, Plugin[Any]]] = {"method": {}, "source": {}, "task": {}}
     for (kind, name), claimants in sorted(claims.items()):

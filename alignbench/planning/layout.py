@@ -12,10 +12,10 @@ from typing import Any
 
 from alignbench.api import Stage, Task
 from alignbench.assets.models import model_digest
-from alignbench.errors import UserError
+from alignbench.errors import PluginError, UserError
 from alignbench.planning import keys
-from alignbench.planning.rows import Row, lay_out
-from alignbench.plugins import Catalog, Plugin
+from alignbench.planning.rows import Row, lay_out, step_of
+from alignbench.plugins import NO_STEPS, Catalog, Plugin, Step, Steps
 from alignbench.stages.human_comparisons import HUMAN
 from alignbench.stages.registry import estimate, kind_of, tell, view_of
 from alignbench.suite.machine import resolved
@@ -23,32 +23,48 @@ from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 from alignbench.suite.spec import Suite
 
 
-def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = ()) -> Plan:
+def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps: Steps = NO_STEPS) -> Plan:
     """Check every name and option of the suite, then lay out its stages. UserError names file and line; a plugin that
-    fails while it is asked for its recipe fails its own row."""
+    fails while it is asked for its recipe, or that `steps` refuses, fails its own row. PluginError if `steps` refuses
+    the task."""
+    about_task = _task_step(suite, catalog)
+    if about_task in steps.refused:
+        raise PluginError(suite.task.name, about_task.owner, steps.refused[about_task])
+    tell_task = None if about_task.owner == "alignbench" else about_task
+    steps.tell(tell_task)
     task = make_task(suite, catalog)
     for i, asked in enumerate(suite.methods):
         if asked.method not in catalog.methods and (suspects := catalog.suspects(asked.method)):
             problem = f"no method '{asked.method}'; what may bring it failed to load: {suspects}"
             raise suite.error(problem, "methods", i, "method")
     rows = [
-        lay_out(suite, catalog, task, cell, seed)
+        lay_out(suite, catalog, task, cell, seed, steps)
         for cell in suite.cells({name: plugin.cls.kl_knob for name, plugin in catalog.methods.items()})
         for seed in suite.seeds
     ]
     rows += [snapshot for row in rows for snapshot in row.along]
+    steps.tell(tell_task)
     shared = _environment(suite, catalog, task)
+    in_words = task.describe()
     stages: dict[str, PlannedStage] = {}
     key_of: dict[int, str] = {}  # by id: `rows` keeps every stage alive
     for row in rows:
+        steps.tell(step_of(catalog.methods[row.cell.method], row.cell.label))
         for stage in [] if row.score is None else _in_order(row.score):
             key = key_of.setdefault(id(stage), _key(stage, key_of, shared))
             if key not in stages:
                 stages[key] = _planned(stage, key, key_of, row.cell.label, suite, catalog)
+    steps.tell(None)
     cells = tuple(_keyed(row, key_of) for row in rows)
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
-    plan = Plan(suite, stages, cells, task.describe(), tuple(modules), digests, catalog=catalog, task=task)
+    plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
     return replace(plan, cells=tuple(replace(cell, brought=_brought(plan, cell)) for cell in cells))
+
+
+def _task_step(suite: Suite, catalog: Catalog) -> Step:
+    plugin = catalog.tasks.get(suite.task.name)
+    is_own = plugin is None or plugin.module.startswith("alignbench.")  # None: `make_task` says what is wrong
+    return Step("task", suite.task.name, "alignbench" if plugin is None or is_own else plugin.distribution)
 
 
 def make_task(suite: Suite, catalog: Catalog) -> Task:

@@ -10,7 +10,7 @@ from alignbench.api import AlignmentMethod, Inputs, MethodConfig, SourceRef, Sta
 from alignbench.errors import PluginError, UserError, in_words
 from alignbench.planning import keys
 from alignbench.planning.build import PlanBuilder, gold_of
-from alignbench.plugins import Catalog, Plugin
+from alignbench.plugins import Catalog, Plugin, Step, Steps
 from alignbench.stages.closed_form import ClosedForm
 from alignbench.stages.completions import Completions
 from alignbench.stages.gold_card import GoldCard
@@ -38,11 +38,20 @@ class Row(NamedTuple):
     along: tuple[Row, ...] = ()  # the suite's snapshots of it
 
 
-def lay_out(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int) -> Row:
+def step_of(plugin: Plugin[AlignmentMethod], label: str) -> Step:
+    """Where planning is while it asks a row's plugin."""
+    return Step("row", label, f"plugin '{plugin.name}' (from {plugin.distribution})")
+
+
+def lay_out(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int, steps: Steps) -> Row:
     """A cell with its stages. What a plugin raises here, but for a mistake in the suite, is its row's cause."""
     plugin = catalog.method(suite.methods[cell.row].method)
-    config = suite.check_options(plugin.cls.Config, cell.config, "methods", cell.row, "config")
     planned = PlannedCell(cell.label, plugin.name, plugin.distribution, plugin.version, seed)
+    step = step_of(plugin, cell.label)
+    if step in steps.refused:
+        return Row(replace(planned, cause=f"{step.owner}: while it was asked for its recipe, {steps.refused[step]}"))
+    steps.tell(step)
+    config = suite.check_options(plugin.cls.Config, cell.config, "methods", cell.row, "config")
     try:
         planned = replace(planned, knob=_knob(plugin, config))
         return _Layout(suite, catalog, task, cell.row, plugin, config, seed).row(planned)

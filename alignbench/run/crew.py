@@ -145,10 +145,10 @@ class ProcessCrew:
         except (EOFError, OSError):  # it is dying
             child.process.join(POLL)
         if child.process.exitcode is not None:
-            return self._lost(child, _death(child.process.exitcode), may_retry=True)
+            return self._lost(child, death(child.process.exitcode), may_retry=True)
         if self.timeout is not None and time.monotonic() - child.began > self.timeout:
             return self._lost(child, f"it took longer than --timeout {self.timeout:g} s", may_retry=False)
-        if self.memory is not None and (held := _held(child)) > self.memory:
+        if self.memory is not None and (held := held_by(child.process.pid)) > self.memory:
             have = f"{held / 2**30:.1f} GiB of the {self.memory / 2**30:.1f} it may hold"
             return self._lost(child, f"out of memory: it took {have}; {LOWER}", may_retry=False)
         return []
@@ -210,7 +210,7 @@ def blamed(stage: PlannedStage, how: str) -> str:
     return f"{stage.owner or 'the harness'}: {how}"
 
 
-def _death(code: int) -> str:
+def death(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -218,10 +218,10 @@ def _death(code: int) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def _held(child: Child) -> int:
-    """Bytes resident in the process."""
+def held_by(pid: int | None) -> int:
+    """Bytes resident in a process."""
     try:
-        return int(psutil.Process(child.process.pid).memory_info().rss)
+        return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
 

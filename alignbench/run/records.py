@@ -30,9 +30,8 @@ def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | No
         if folder is None:
             failure = Failure(f"stage {cell.score[:12]} was damaged after it was computed; run again", "bug")
         else:
-            ran = plan.stages[cell.score].inputs.get(
-                "completions", cell.score
-            )  # there the model ran; the score only reads
+            # there the model ran; the score only reads
+            ran = plan.stages[cell.score].inputs.get("completions", cell.score)
             scores = read_json(folder / "scores.json")
             machine = store.meta(ran if store.has(ran) else cell.score)["machine"]
     wanted = plan.suite.comparisons

@@ -30,7 +30,7 @@ def serve(
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     os.setpgid(0, 0)  # its own group: Ctrl-C is the parent's to handle, and what it starts can be ended with it
-    _prefer_to_be_killed()
+    prefer_to_be_killed()
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
     log.close()
@@ -105,7 +105,7 @@ def _failed(error: BaseException, owner: str | None) -> bytes:
     return json.dumps({"ended": None, "failure": failure}).encode()
 
 
-def _prefer_to_be_killed() -> None:
+def prefer_to_be_killed() -> None:
     """Where memory runs out, the kernel ends the stage and not the run, which keeps what is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # not Linux, or not ours to say

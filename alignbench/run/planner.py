@@ -1,0 +1,199 @@
+"""A plan made in a child process, so that no plugin's code runs in the parent: it may exit, crash, hang or patch.
+
+The child is a fork from before any plugin was loaded, which costs milliseconds. It says where it is before each step
+that runs a plugin's code. Where it dies or has to be ended, the parent knows whose code ran, and plans again without.
+A message is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from json import dumps, loads  # by name: a plugin may patch the module
+from typing import Any, NamedTuple, NoReturn, cast
+
+from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
+from alignbench.plugins import Catalog, Step, Steps
+from alignbench.run.crew import POLL, death, held_by
+from alignbench.run.logs import Log
+from alignbench.run.worker import prefer_to_be_killed
+from alignbench.suite.plan import Plan, plan_of
+
+LONGEST_MESSAGE = 1 << 28  # bytes; a plan of a thousand cells takes some ten million
+NOTHING = Catalog({}, {}, {}, ())
+
+
+class _Lost(NamedTuple):
+    """A planner that ended without a plan."""
+
+    step: Step | None
+    how: str
+
+
+def plan_apart(make: Callable[[Steps], Plan], *, timeout: float | None = None, memory: int | None = None) -> Plan:
+    """What `make` plans, as data alone: the plan has no catalog and no task. `timeout`: seconds one plugin's step may
+    take; `memory`: bytes the planner may hold. UserError and PluginError are `make`'s own, or say that the planner was
+    lost and nobody is to blame; Interrupted by Ctrl-C."""
+    refused: dict[Step, str] = {}
+    while True:
+        planner = _Planner(make, refused, memory)
+        try:
+            ended = planner.wait(timeout)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted while it planned; nothing was computed", 130) from None
+        finally:
+            planner.kill()
+        if not isinstance(ended, _Lost):
+            return plan_of(ended, NOTHING, cast(Any, None))
+        if ended.step is None or ended.step in refused:
+            raise UserError(f"no plan was made: {ended.how}{planner.last_words()}")
+        refused[ended.step] = ended.how + planner.last_words()
+
+
+class _Planner:
+    """The child, as the parent sees it."""
+
+    def __init__(self, make: Callable[[Steps], Plan], refused: dict[Step, str], memory: int | None) -> None:
+        self.memory = memory
+        self.log, self.step, self.began = Log(), cast(Step | None, None), time.monotonic()
+        self._text = bytearray()
+        self.told, tells = os.pipe()
+        self.printed, prints = os.pipe()
+        ends_with, self.life = os.pipe()  # the child ends when the parent's end of it is gone
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or the child would hold a copy of what is not written yet
+        self.pid, self.code = os.fork(), cast(int | None, None)
+        if self.pid == 0:
+            for descriptor in (self.told, self.printed, self.life):
+                os.close(descriptor)
+            _work(make, refused, tells, prints, ends_with)
+        for descriptor in (tells, prints, ends_with):
+            os.close(descriptor)
+        for descriptor in (self.told, self.printed):
+            os.set_blocking(descriptor, False)
+
+    def wait(self, timeout: float | None) -> dict[str, Any] | _Lost:
+        """The plan's JSON values, or how the planner was lost. UserError that the child raised."""
+        sources = [self.told, self.printed]
+        while True:
+            select.select(sources, [], [], POLL if timeout is None else min(POLL, timeout))
+            is_dead = self._is_dead()  # before the pipes are emptied: what it said last counts
+            if self.log_from(self.printed):
+                sources = [self.told]
+            try:
+                is_over = self._take()
+                while b"\n" in self._text:
+                    line, _, rest = self._text.partition(b"\n")
+                    self._text = rest
+                    if (plan := self._hear(loads(line))) is not None:
+                        return plan
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return _Lost(self.step, "it wrote rubbish into the harness's own pipe")
+            if is_dead or is_over:
+                return _Lost(self.step, death(self.code) if self.code is not None else "it closed the harness's pipe")
+            if timeout is not None and self.step is not None and time.monotonic() - self.began > timeout:
+                return _Lost(self.step, f"it took longer than --timeout {timeout:g} s")
+            if self.memory is not None and (held := held_by(self.pid)) > self.memory:
+                have = f"{held / 2**30:.1f} GiB of the {self.memory / 2**30:.1f} it may hold"
+                return _Lost(self.step, f"out of memory: it took {have}")
+
+    def _hear(self, said: dict[str, Any]) -> dict[str, Any] | None:
+        """The plan, if the message is one."""
+        if "step" in said:
+            self.step = None if said["step"] is None else Step(*map(str, said["step"]))  # type: ignore[arg-type]
+            self.began = time.monotonic()
+        elif "warning" in said:
+            warnings.showwarning(UserWarning(str(said["warning"])), UserWarning, "alignbench", 0)
+        elif "mistake" in said:
+            raise UserError(str(said["mistake"]))
+        elif "bug" in said:
+            raise RuntimeError(f"planning failed in its own process:\n{said['bug']}")
+        else:
+            return dict(said["plan"])
+        return None
+
+    def _take(self) -> bool:
+        """Read what was told. True at the pipe's end."""
+        with suppress(BlockingIOError):
+            while text := os.read(self.told, 1 << 16):
+                self._text += text
+                if len(self._text) > LONGEST_MESSAGE:
+                    raise ValueError("longer than any plan")
+            return True
+        return False
+
+    def log_from(self, pipe: int) -> bool:
+        """Take some of what was printed: a pipe that nobody reads would stop it. True at the pipe's end."""
+        with suppress(BlockingIOError):
+            for _ in range(64):  # no flood may keep the parent from its clock
+                if not (text := os.read(pipe, 1 << 16)):
+                    return True
+                self.log.add(text)
+        return False
+
+    def _is_dead(self) -> bool:
+        if self.code is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.code = os.waitstatus_to_exitcode(ended[1])
+        return self.code is not None
+
+    def last_words(self) -> str:
+        lines = [line for line in self.log.text().splitlines() if line.strip()]
+        return f"; it printed last: {printable(lines[-1], 200)}" if lines else ""
+
+    def kill(self) -> None:
+        """End it, and whatever it started."""
+        with suppress(OSError):  # nothing is left of its group
+            os.killpg(self.pid, signal.SIGKILL)
+        if not self._is_dead():
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.log_from(self.printed)
+        for descriptor in (self.told, self.printed, self.life):
+            os.close(descriptor)
+
+
+def _work(make: Callable[[Steps], Plan], refused: dict[Step, str], tells: int, prints: int, ends_with: int) -> NoReturn:
+    """The child's side. It never returns into the parent's code."""
+    end, write, at = os._exit, os.write, [cast(Step | None, None)]
+
+    def tell(said: dict[str, Any]) -> None:
+        text = memoryview(dumps(said).encode() + b"\n")
+        while text:
+            text = text[write(tells, text) :]
+
+    def begin(step: Step | None) -> None:
+        if step != at[0]:
+            at[0] = step
+            tell({"step": step})
+
+    try:
+        os.setpgid(0, 0)  # its own group: Ctrl-C is the parent's to handle, and what it starts can be ended with it
+        prefer_to_be_killed()
+        for descriptor, number in ((os.open(os.devnull, os.O_RDONLY), 0), (prints, 1), (prints, 2)):
+            os.dup2(descriptor, number)
+        threading.Thread(target=_end_with_parent, args=(ends_with,), daemon=True).start()
+        warnings.showwarning = lambda message, *_args, **_keys: tell({"warning": str(message)})
+        tell({"plan": make(Steps(begin, refused)).to_dict()})
+    except (UserError, PluginError) as error:
+        tell({"mistake": str(error)})
+    except BaseException as error:  # KeyboardInterrupt and SystemExit too: a plugin may raise them
+        if at[0] is None:
+            tell({"bug": "".join(traceback.format_exception(error))})
+        else:  # the parent blames the step
+            write(prints, f"\n{in_words(error)}\n".encode(errors="replace"))
+    finally:
+        end(1)
+
+
+def _end_with_parent(life: int) -> None:
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
