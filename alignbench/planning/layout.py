@@ -33,6 +33,7 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     tell_task = None if about_task.owner == "alignbench" else about_task
     steps.tell(tell_task)
     task = make_task(suite, catalog)
+    _refuse_what_failed_to_load(suite, catalog)
     rows = [
         lay_out(suite, catalog, task, cell, seed, steps)
         for cell in suite.cells({name: plugin.cls.kl_knob for name, plugin in catalog.methods.items()})
@@ -53,6 +54,16 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     steps.tell(None)
     cells = tuple(_keyed(row, key_of) for row in rows)
     return Plan(suite, stages, cells, in_words, tuple(modules), catalog=catalog, task=task)
+
+
+def _refuse_what_failed_to_load(suite: Suite, catalog: Catalog) -> None:
+    """UserError with the cause, where a row's method is missing because its module did not load."""
+    for i, row in enumerate(suite.methods):
+        if row.method not in catalog.methods and any(failure.may_offer(row.method) for failure in catalog.failures):
+            try:
+                catalog.method(row.method)
+            except UserError as error:
+                raise suite.error(str(error), "methods", i, "method") from None
 
 
 def _task_step(suite: Suite, catalog: Catalog) -> Step:
