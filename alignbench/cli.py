@@ -95,12 +95,11 @@ def plan(
     output: Annotated[Path, typer.Option(help="folder that receives what --export writes")] = Path("jobs"),
 ) -> None:
     """Print the stages of a suite, which of them are cached, and an estimate of the time the rest takes."""
-    from alignbench.run.crew import memory_limit
     from alignbench.run.export import export as export_jobs
     from alignbench.run.preview import plan_table
     from alignbench.store import Store
 
-    made = _plan(suite, plugin, is_apart=True, memory=memory_limit())
+    made = _plan(suite, plugin, is_apart=True)
     if json_:
         print(json.dumps(made.to_dict(), indent=1))
     elif export is not None:

@@ -33,10 +33,7 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     tell_task = None if about_task.owner == "alignbench" else about_task
     steps.tell(tell_task)
     task = make_task(suite, catalog)
-    for i, asked in enumerate(suite.methods):
-        if asked.method not in catalog.methods and (suspects := catalog.suspects(asked.method)):
-            problem = f"no method '{asked.method}'; what may bring it failed to load: {suspects}"
-            raise suite.error(problem, "methods", i, "method")
+    _refuse_what_failed_to_load(suite, catalog)
     rows = [
         lay_out(suite, catalog, task, cell, seed, steps)
         for cell in suite.cells({name: plugin.cls.kl_knob for name, plugin in catalog.methods.items()})
@@ -59,6 +56,16 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
     plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
     return replace(plan, cells=tuple(replace(cell, brought=_brought(plan, cell)) for cell in cells))
+
+
+def _refuse_what_failed_to_load(suite: Suite, catalog: Catalog) -> None:
+    """UserError with the cause, where a row's method is missing because its module did not load."""
+    for i, row in enumerate(suite.methods):
+        if row.method not in catalog.methods and any(failure.may_offer(row.method) for failure in catalog.failures):
+            try:
+                catalog.method(row.method)
+            except UserError as error:
+                raise suite.error(str(error), "methods", i, "method") from None
 
 
 def _task_step(suite: Suite, catalog: Catalog) -> Step:

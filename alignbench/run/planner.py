@@ -11,20 +11,17 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from json import dumps, loads  # by name: a plugin may patch the module
-from typing import Any, NamedTuple, NoReturn, cast
+from json import loads
+from typing import Any, NamedTuple, cast
 
-from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
+from alignbench.errors import Interrupted, UserError, printable
 from alignbench.plugins import Catalog, Step, Steps
-from alignbench.run.crew import POLL, death, held_by
 from alignbench.run.logs import Log
-from alignbench.run.worker import prefer_to_be_killed
+from alignbench.run.plan_worker import work
 from alignbench.suite.plan import Plan, plan_of
 
 LONGEST_MESSAGE = 1 << 28  # bytes; a plan of a thousand cells takes some ten million
@@ -40,8 +37,8 @@ class _Lost(NamedTuple):
 
 def plan_apart(make: Callable[[Steps], Plan], *, timeout: float | None = None, memory: int | None = None) -> Plan:
     """What `make` plans, as data alone: the plan has no catalog and no task. `timeout`: seconds one plugin's step may
-    take; `memory`: bytes the planner may hold. UserError and PluginError are `make`'s own, or say that the planner was
-    lost and nobody is to blame; Interrupted by Ctrl-C."""
+    take; `memory`: bytes the planner may hold, by default as many as a stage. UserError for a mistake that `make` found
+    and where the planner was lost and nobody is to blame; Interrupted by Ctrl-C."""
     refused: dict[Step, str] = {}
     while True:
         planner = _Planner(make, refused, memory)
@@ -74,7 +71,7 @@ class _Planner:
         if self.pid == 0:
             for descriptor in (self.told, self.printed, self.life):
                 os.close(descriptor)
-            _work(make, refused, tells, prints, ends_with)
+            work(make, refused, tells, prints, ends_with)
         for descriptor in (tells, prints, ends_with):
             os.close(descriptor)
         for descriptor in (self.told, self.printed):
@@ -82,27 +79,32 @@ class _Planner:
 
     def wait(self, timeout: float | None) -> dict[str, Any] | _Lost:
         """The plan's JSON values, or how the planner was lost. UserError that the child raised."""
+        from alignbench.run.crew import POLL, death, held_by, memory_limit  # while the child plans: 0.03 s
+
         sources = [self.told, self.printed]
+        limit = memory_limit() if self.memory is None else self.memory
         while True:
             select.select(sources, [], [], POLL if timeout is None else min(POLL, timeout))
             is_dead = self._is_dead()  # before the pipes are emptied: what it said last counts
-            if self.log_from(self.printed):
+            if self._log_from(self.printed):
                 sources = [self.told]
             try:
                 is_over = self._take()
-                while b"\n" in self._text:
-                    line, _, rest = self._text.partition(b"\n")
-                    self._text = rest
+                while (length := self._text.find(b"\n") + 1) > 0:
+                    line = bytes(self._text[:length])
+                    del self._text[:length]
                     if (plan := self._hear(loads(line))) is not None:
                         return plan
             except (ValueError, KeyError, TypeError, RecursionError):
                 return _Lost(self.step, "it wrote rubbish into the harness's own pipe")
-            if is_dead or is_over:
-                return _Lost(self.step, death(self.code) if self.code is not None else "it closed the harness's pipe")
+            if is_dead or (is_over and self._is_dead(within=POLL)):
+                return _Lost(self.step, death(cast(int, self.code)))
+            if is_over:
+                return _Lost(self.step, "it closed the harness's own pipe")
             if timeout is not None and self.step is not None and time.monotonic() - self.began > timeout:
                 return _Lost(self.step, f"it took longer than --timeout {timeout:g} s")
-            if self.memory is not None and (held := held_by(self.pid)) > self.memory:
-                have = f"{held / 2**30:.1f} GiB of the {self.memory / 2**30:.1f} it may hold"
+            if (held := held_by(self.pid)) > limit:
+                have = f"{held / 2**30:.1f} GiB of the {limit / 2**30:.1f} it may hold"
                 return _Lost(self.step, f"out of memory: it took {have}")
 
     def _hear(self, said: dict[str, Any]) -> dict[str, Any] | None:
@@ -114,6 +116,8 @@ class _Planner:
             warnings.showwarning(UserWarning(str(said["warning"])), UserWarning, "alignbench", 0)
         elif "mistake" in said:
             raise UserError(str(said["mistake"]))
+        elif "errno" in said:
+            raise OSError(int(said["errno"]), str(said["bug"]))
         elif "bug" in said:
             raise RuntimeError(f"planning failed in its own process:\n{said['bug']}")
         else:
@@ -130,7 +134,7 @@ class _Planner:
             return True
         return False
 
-    def log_from(self, pipe: int) -> bool:
+    def _log_from(self, pipe: int) -> bool:
         """Take some of what was printed: a pipe that nobody reads would stop it. True at the pipe's end."""
         with suppress(BlockingIOError):
             for _ in range(64):  # no flood may keep the parent from its clock
@@ -139,10 +143,17 @@ class _Planner:
                 self.log.add(text)
         return False
 
-    def _is_dead(self) -> bool:
-        if self.code is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
-            self.code = os.waitstatus_to_exitcode(ended[1])
-        return self.code is not None
+    def _is_dead(self, within: float = 0.0) -> bool:
+        end = time.monotonic() + within
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= end:
+                return False
+            else:
+                time.sleep(0.005)
+        return True
 
     def last_words(self) -> str:
         lines = [line for line in self.log.text().splitlines() if line.strip()]
@@ -156,44 +167,6 @@ class _Planner:
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        self.log_from(self.printed)
+        self._log_from(self.printed)
         for descriptor in (self.told, self.printed, self.life):
             os.close(descriptor)
-
-
-def _work(make: Callable[[Steps], Plan], refused: dict[Step, str], tells: int, prints: int, ends_with: int) -> NoReturn:
-    """The child's side. It never returns into the parent's code."""
-    end, write, at = os._exit, os.write, [cast(Step | None, None)]
-
-    def tell(said: dict[str, Any]) -> None:
-        text = memoryview(dumps(said).encode() + b"\n")
-        while text:
-            text = text[write(tells, text) :]
-
-    def begin(step: Step | None) -> None:
-        if step != at[0]:
-            at[0] = step
-            tell({"step": step})
-
-    try:
-        os.setpgid(0, 0)  # its own group: Ctrl-C is the parent's to handle, and what it starts can be ended with it
-        prefer_to_be_killed()
-        for descriptor, number in ((os.open(os.devnull, os.O_RDONLY), 0), (prints, 1), (prints, 2)):
-            os.dup2(descriptor, number)
-        threading.Thread(target=_end_with_parent, args=(ends_with,), daemon=True).start()
-        warnings.showwarning = lambda message, *_args, **_keys: tell({"warning": str(message)})
-        tell({"plan": make(Steps(begin, refused)).to_dict()})
-    except (UserError, PluginError) as error:
-        tell({"mistake": str(error)})
-    except BaseException as error:  # KeyboardInterrupt and SystemExit too: a plugin may raise them
-        if at[0] is None:
-            tell({"bug": "".join(traceback.format_exception(error))})
-        else:  # the parent blames the step
-            write(prints, f"\n{in_words(error)}\n".encode(errors="replace"))
-    finally:
-        end(1)
-
-
-def _end_with_parent(life: int) -> None:
-    os.read(life, 1)
-    os.killpg(0, signal.SIGKILL)
