@@ -2,9 +2,11 @@
 
 import os
 
-# Here because it must come before torch is imported, by whichever way in: beside other work, OpenMP threads that spin
-# while they wait take each other's core (a check of 18 s took 441). A user's own choice stands.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Here because it must come before torch is imported, by whichever way in: OpenMP's threads spin for milliseconds while
+# they wait, and beside other work take each other's core. A thirtieth of that costs nothing on a quiet machine, where
+# not to spin at all makes sampling a quarter slower (benchmarks/README.md). A user's own choice stands.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from alignbench.api import (
     ActorCritic,

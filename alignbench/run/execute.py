@@ -133,7 +133,7 @@ class Bench:
             "device": f"{device.type}: {name}",
             "cores": str(os.cpu_count()),
             "threads": str(torch.get_num_threads()),
-            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
+            "thread_wait": os.environ.get("OMP_WAIT_POLICY") or f"spin {os.environ.get('GOMP_SPINCOUNT', 'unset')}",
             "dtype": str(resolve_dtype(self.plan.suite.dtype, device)).removeprefix("torch."),
             "torch": torch.__version__,
             "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
