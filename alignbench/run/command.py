@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from alignbench.errors import Interrupted, UserError
 from alignbench.run.board import Board
-from alignbench.run.crew import ProcessCrew, memory_limit
+from alignbench.run.crew import ProcessCrew, memory_limit, visible_gpus
 from alignbench.run.execute import Bench
 from alignbench.run.here import Here
 from alignbench.run.ray_cluster import check_ray
@@ -100,10 +99,10 @@ def compute_stage(key: str, file: Path) -> str:
 
 def _crew(plan: Plan, store: Store, limits: Limits, engine: Engine, address: str | None) -> Crew:
     if engine == "ray":
-        slots = limits.slots or (_gpus() if address is None else None)
+        slots = limits.slots or (_places() if address is None else None)
         return RayCrew(plan, store, slots=slots, address=address, timeout=limits.timeout, memory=limits.memory)
     memory = limits.memory or memory_limit()
-    return ProcessCrew(plan, store, slots=limits.slots or _gpus(), timeout=limits.timeout, memory=memory)
+    return ProcessCrew(plan, store, slots=limits.slots or _places(), timeout=limits.timeout, memory=memory)
 
 
 @contextmanager
@@ -116,9 +115,6 @@ def _plans_own(file: Path) -> Iterator[None]:
         raise UserError(f"{file}: {said}") from None
 
 
-def _gpus() -> int:
-    """How many GPUs this process may use, at least one worker's worth, without asking torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return max(1, len([name for name in visible.split(",") if name not in ("", "-1")]))
-    return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+def _places() -> int:
+    """Stages at once by default: one per GPU, else one."""
+    return max(1, len(visible_gpus()))

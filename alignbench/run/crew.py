@@ -39,7 +39,8 @@ TRIES = 2  # of a stage whose process died
 class Child:
     """One worker process, and the stage it is at."""
 
-    def __init__(self, crew: ProcessCrew, plugins: Sequence[str]) -> None:
+    def __init__(self, crew: ProcessCrew, plugins: Sequence[str], gpu: str | None) -> None:
+        """`gpu`: the only one it may see; None: all that this process may."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([PRELOAD])
         if QUIET not in sys.warnoptions:  # a worker that is killed leaves its locks to the tracker, which says so
@@ -47,7 +48,9 @@ class Child:
         self.plugins = tuple(plugins)
         self.orders, theirs = context.Pipe()
         self.printed, log = context.Pipe(duplex=False)
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # now; the server began with what it was then
+        self.gpu = gpu
+        # as it is now; the server began with what it was then
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") if gpu is None else gpu
         arguments = (theirs, log, crew.plan_text, str(crew.store.root), crew.threads, gpus)
         self.process = context.Process(target=serve, args=arguments, daemon=False)
         with _without_script():
@@ -96,7 +99,8 @@ class Child:
 
 class ProcessCrew:
     """`slots` workers at once. `timeout`: seconds a stage may take; `memory`: bytes its process may hold; `threads`: of
-    each, by default their share of the cores. `plan` may be its JSON."""
+    each, by default their share of the cores. Beside others each has a GPU of its own, as far as they go. `plan` may be
+    its JSON."""
 
     def __init__(
         self, plan: Plan | str, store: Store, *, slots: int = 1, timeout: float | None = None,
@@ -108,14 +112,22 @@ class ProcessCrew:
         self.timeout = timeout
         self.memory = memory
         self.threads = threads or share_of_cores(slots)
+        is_named = ":" in json.loads(self.plan_text)["suite"]["device"]  # cuda:1 is the suite's own choice
+        self._gpus = [] if slots == 1 or is_named else visible_gpus()
         self._busy: list[Child] = []
         self._warm: list[Child] = []  # idle, of the harness's own code
         self._tries: dict[str, int] = {}
 
     def start(self, stage: PlannedStage, watcher: Watcher) -> None:
         self._tries[stage.key] = self._tries.get(stage.key, 0) + 1
-        is_fresh = bool(stage.plugins) or not self._warm
-        child = Child(self, stage.plugins) if is_fresh else self._warm.pop()
+        taken = [child.gpu for child in self._busy]
+        idle = [child for child in self._warm if child.gpu is None or child.gpu not in taken]
+        if stage.plugins or not idle:
+            free = sorted(self._gpus, key=taken.count) if stage.resources.get("gpus") else []
+            child = Child(self, stage.plugins, free[0] if free else None)
+        else:
+            child = idle[-1]
+            self._warm.remove(child)
         self._busy.append(child)
         child.begin(stage, watcher)
 
@@ -224,6 +236,14 @@ def held_by(pid: int | None) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, by the names that CUDA knows them under, without asking torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
 
 
 def share_of_cores(slots: int) -> int | None:

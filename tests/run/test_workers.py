@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,6 +62,11 @@ def Hoarding(self, trial, config):
     while True:
         held.append(bytearray(b'x') * (64 << 20))
 
+@method("seeing")
+def Seeing(self, trial, config):
+    print("sees GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    time.sleep(3)
+
 @method("flooding")
 def Flooding(self, trial, config):
     for _ in range(3000):
@@ -105,7 +111,8 @@ def peek(work):
 @alignbench.hookimpl
 def alignbench_methods():
     return [
-        Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Mumbling, Poisoning, Misplanned, Peeking
+        Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Mumbling, Poisoning, Misplanned, Peeking,
+        Seeing
     ]
 """
 DPO = {"method": "dpo", "config": {"per_device_train_batch_size": 4, "learning_rate": 0.01}}
@@ -199,6 +206,7 @@ def test_two_workers_and_one_process_give_the_same_records(suite_file, tmp_path:
 def test_a_script_that_runs_a_suite_is_not_run_again_by_its_workers(suite_file, tmp_path: Path) -> None:
     """It has no `if __name__ == "__main__"`: Python would run it in every child that it starts."""
     (tmp_path / "script.py").write_text(f"""
+from dataclasses import replace
 from pathlib import Path
 from alignbench.plugins import load_catalog
 from alignbench.run.crew import ProcessCrew
@@ -259,3 +267,17 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> No
     log.add(b"said")
     log.keep(Store(tmp_path / "home"), "ab12cd34" * 8, None)
     assert (tmp_path / "home" / "logs").is_file()
+
+
+def test_workers_beside_each_other_have_a_gpu_each_and_a_lone_one_sees_them_all(
+    plan_of_bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    plan = plan_of_bad("seeing", {"method": "seeing", "label": "too", "config": {"learning_rate": 0.5}})
+    asked = {key: replace(stage, resources={"cpus": 1, "gpus": 1}) for key, stage in plan.stages.items()}
+    seen = {}
+    for slots in (1, 2):
+        home = tmp_path / f"home-{slots}"
+        crewed(replace(plan, stages=asked), home, slots=slots)
+        seen[slots] = {read_log(Store(home), str(cell.train)).split("GPU ")[1].split()[0] for cell in plan.cells}
+    assert seen == {1: {"3,5"}, 2: {"3", "5"}}
