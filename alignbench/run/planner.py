@@ -38,14 +38,14 @@ class _Lost(NamedTuple):
 def plan_apart(make: Callable[[Steps], Plan], *, timeout: float | None = None, memory: int | None = None) -> Plan:
     """What `make` plans, as data alone: the plan has no catalog and no task. `timeout`: seconds one plugin's step may
     take; `memory`: bytes the planner may hold, by default as many as a stage. UserError for a mistake that `make` found
-    and where the planner was lost and nobody is to blame; Interrupted by Ctrl-C."""
+    and where the planner was lost and nobody is to blame; Interrupted by a signal."""
     refused: dict[Step, str] = {}
     while True:
         planner = _Planner(make, refused, memory)
         try:
             ended = planner.wait(timeout)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted while it planned; nothing was computed", 130) from None
+        except Interrupted as end:
+            raise Interrupted("interrupted while it planned; nothing was computed", end.exit_code) from None
         finally:
             planner.kill()
         if not isinstance(ended, _Lost):
