@@ -17,12 +17,10 @@ from typing import Any
 
 import psutil
 
+from alignbench.scoring.record import comparable, read_records
+
 PLANTED = Path(__file__).parent / "planted"
 ALIGNBENCH = (sys.executable, "-m", "alignbench.cli")
-# What may differ between two runs of one suite: times, memory, and what says where and when it was.
-INCIDENTAL = frozenset({
-    "seconds", "cpu_seconds", "peak_bytes", "machine", "provenance", "when", "command", "created", "host", "threads",
-})  # fmt: skip
 ORACLE: dict[str, Any] = {
     "model": "oracle-llama", "device": "cpu", "dtype": "float32", "max_steps": 4, "lora": {"r": 4, "alpha": 8},
     "task": {"name": "oracle", "options": {"label": 24, "eval": 6, "held_out": 12}}, "sft": {"max_steps": 4},
@@ -81,8 +79,8 @@ class Bench:
     def records(self) -> list[dict[str, Any]]:
         """What the run said of each row, but for what may differ from run to run; empty without a table."""
         path = self.folder / "results" / "suite" / "records.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [without_incidentals(json.loads(line)) for line in lines]
+        rows = [comparable(record) for record in (read_records(path) if path.exists() else [])]
+        return [{name: row[name] for name in row if name != "provenance"} for row in rows]  # a suite's text is its own
 
     def stages(self) -> dict[str, dict[str, str]]:
         """sha256 of every published file by stage, read from the files; the manifest holds times, and stays out."""
@@ -94,12 +92,6 @@ class Bench:
             }
             for folder in sorted((self.home / "stages").glob("*/*"))
         }
-
-
-def without_incidentals(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: without_incidentals(inner) for name, inner in value.items() if name not in INCIDENTAL}
-    return [without_incidentals(inner) for inner in value] if isinstance(value, list) else value
 
 
 def end_all(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
