@@ -22,18 +22,19 @@ from alignbench.errors import UserError
 
 
 class States(NamedTuple):
-    """Final hidden states of a batch, as they lie after a pass."""
+    """Final hidden states of a batch, as they lie after a pass. Sequences may share rows, and a shared row's gradients
+    are summed: `index_select` does it in a fixed order, `rows[place]` in float32 in whichever order threads come."""
 
     rows: Tensor  # (N, H)
     place: Tensor  # (B, T) the row of each token; on padding any row
 
     def at(self, is_wanted: Tensor) -> Tensor:
         """(B, T) bool -> (M, H) in row-major order."""
-        return self.rows[self.place[is_wanted]]
+        return self.rows.index_select(0, self.place[is_wanted])
 
     def padded(self) -> Tensor:
         """(B, T, H); what stands on padding means nothing."""
-        return self.rows[self.place]
+        return self.rows.index_select(0, self.place.flatten()).view(*self.place.shape, -1)
 
 
 class Prompted(NamedTuple):
