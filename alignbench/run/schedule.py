@@ -85,6 +85,7 @@ class Schedule:
         try:
             while self._waiting or self._running:
                 self._fill()
+                self._tell()  # while the next stages run
                 if self._running:
                     for ended in self.crew.wait():
                         self._end(ended)
@@ -121,11 +122,11 @@ class Schedule:
                     self._done.add(key)
                     self.outcome.cached += 1
                     self.watcher.stage_ends(stage, 0.0, True, None)
+                    self._tell()
                 else:
                     self._running.add(key)
                     self.watcher.stage_begins(stage)
                     self.crew.start(stage, self.watcher)
-                self._tell()
 
     def _settled(self, stage: PlannedStage) -> bool:
         """Whether a stage fails because one that it rests on did."""
@@ -144,7 +145,6 @@ class Schedule:
             self.outcome.failures[ended.key] = ended.failure
         cause = None if ended.failure is None else ended.failure.cause
         self.watcher.stage_ends(stage, ended.seconds, False, cause)
-        self._tell()
 
     def _tell(self, is_quiet: bool = False) -> None:
         """A record for every cell whose score is settled."""
