@@ -1,12 +1,15 @@
-"""What a pass hands on, where sequences share its rows."""
+"""What a pass hands on: rows that sequences share, and whether logits are a plain product of them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from alignbench.engine.passes import States
+from alignbench.engine.resident import Resident
+from alignbench.suite.spec import Lora
 
 ROWS, WIDTH, HIDDEN = 400, 60, 576  # enough numbers that torch parts them among threads
 
@@ -49,3 +52,14 @@ def test_states_are_picked_by_place():
     assert torch.equal(states.padded(), states.rows[states.place])
     wanted = torch.rand(states.place.shape, generator=torch.Generator().manual_seed(2)) < 0.3
     assert torch.equal(states.at(wanted), states.rows[states.place[wanted]])
+
+
+def test_a_cap_on_the_logits_is_seen_in_bfloat16_too(tiny_models):
+    """A cap of 30 moves small logits by less than bfloat16's rounding; on large ones it moves log-probabilities."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_models["gemma2"], dtype=torch.bfloat16)
+    model.config.final_logit_softcapping = 30.0
+    folder = tiny_models["gemma2"].parent / "capped"
+    model.save_pretrained(folder)
+    for file in tiny_models["gemma2"].glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    assert not Resident(folder, [], Lora(), torch.device("cpu"), torch.bfloat16).passes.has_plain_head

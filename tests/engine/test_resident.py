@@ -7,12 +7,11 @@ from collections import OrderedDict
 import pytest
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM
 
 from alignbench.api import Demonstration, TokenBatch
 from alignbench.engine.meter import Meter
 from alignbench.engine.passes import blocks, positions
-from alignbench.engine.resident import Engine, Resident
+from alignbench.engine.resident import Engine
 from alignbench.engine.supervised import fit_supervised
 from alignbench.errors import UserError
 from alignbench.suite.spec import Lora, Training
@@ -376,17 +375,6 @@ def test_the_engine_keeps_the_two_residents_used_last(tiny_models, tmp_path):
         assert kept is start
     with engine.resident() as reloaded:
         assert reloaded is not first
-
-
-def test_a_cap_on_the_logits_is_seen_in_bfloat16_too(tiny_models):
-    """A cap of 30 moves small logits by less than bfloat16's rounding; on large ones it moves log-probabilities."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_models["gemma2"], dtype=torch.bfloat16)
-    model.config.final_logit_softcapping = 30.0
-    folder = tiny_models["gemma2"].parent / "capped"
-    model.save_pretrained(folder)
-    for file in tiny_models["gemma2"].glob("tokenizer*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    assert not Resident(folder, [], Lora(), torch.device("cpu"), torch.bfloat16).passes.has_plain_head
 
 
 def test_an_adapter_nobody_added_leaves_the_mode_as_it_was(resident):
