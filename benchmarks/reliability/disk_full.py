@@ -74,9 +74,9 @@ def _mount(folder: Path, size: str) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Bytes on a disk of 4 KiB pages."""
+    """Bytes on a disk in memory: files by pages of 4 KiB, folders for nothing."""
     files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return sum(-(-size // 4096) * 4096 for size in files) + 4096 * sum(path.is_dir() for path in folder.rglob("*"))
+    return sum(-(-size // 4096) * 4096 for size in files)
 
 
 if __name__ == "__main__":
