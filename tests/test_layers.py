@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # The loader and the store come before the plan, which asks them; engine and feedback read frozen options of suite.spec.
 TABLE = {
     "errors": "",
+    "terminal": "",
     "api": "",
     "rl": "",
     "hookspecs": "api",
@@ -30,9 +31,8 @@ TABLE = {
     "planning": "api assets errors plugins stages store suite",
     "report": "errors scoring.glossary scoring.record scoring.stats store",
     "scaffold": "errors hookspecs plugins",
-    "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite",
+    "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
-    "terminal": "",
     "cache_cli": "errors store",
     "cli": "__init__ assets cache_cli errors planning plugins report run scaffold scoring store suite terminal testing",
     "docs": "api cli hookspecs plugins testing",

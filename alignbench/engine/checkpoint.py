@@ -4,7 +4,7 @@
     tensors.<hex>.safetensors  weights, optimiser, torch's generators
 
 The tensors' file has another name each time, and the JSON that names it is replaced in one rename: a process killed at
-any instant leaves the last checkpoint or the new one. The folder is the stage's own, so nothing here says which it is.
+any instant leaves the last checkpoint or the new one. The sum is over the stage's key too, so that no other's is taken.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ class Saved(NamedTuple):
 class Checkpoints:
     """Where a fit keeps its state, and how often. Off without a folder, or with 0 seconds."""
 
-    def __init__(self, folder: Path | None, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path | None, seconds: float, clock: Callable[[], float] = time.monotonic, owner: str = ""
+    ) -> None:
+        """`owner`: whose state it is, the stage's key."""
         self._folder = folder
+        self._owner = owner
         self._seconds = seconds
         self._clock = clock
         self._last = clock()
@@ -60,7 +64,7 @@ class Checkpoints:
             return None
         assert self._folder is not None
         try:
-            return _read(self._folder)
+            return _read(self._folder, self._owner)
         except FileNotFoundError as error:
             if Path(error.filename or "").name == NAME:  # nothing was kept
                 return None
@@ -78,7 +82,7 @@ class Checkpoints:
         assert self._folder is not None
         state, drawn = global_generators()
         try:
-            _write(self._folder, {**tensors, **state}, {**values, **drawn})
+            _write(self._folder, self._owner, {**tensors, **state}, {**values, **drawn})
         except OSError as error:
             warnings.warn(f"no checkpoint was kept ({error.strerror}); the stage goes on", stacklevel=2)
         self._last = self._clock()
@@ -111,7 +115,7 @@ def python_state(state: Any) -> tuple[Any, ...]:
     return version, tuple(internal), gauss
 
 
-def _write(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+def _write(folder: Path, owner: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tensors.{uuid.uuid4().hex[:12]}.safetensors"
     # copies on the CPU: weights that share memory cannot stand in one file
@@ -120,7 +124,7 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     body = json.dumps(values)  # NaN is allowed: a method may log it, and nobody but this module reads the file
-    head = json.dumps({"tensors": path.name, "sha256": _checksum(path.name, digest, body)})
+    head = json.dumps({"tensors": path.name, "sha256": _checksum(owner, path.name, digest, body)})
     _put(folder / NAME, lambda partial: partial.write_text(f"{head}\n{body}", encoding="utf-8"))
     for other in [*folder.glob("tensors.*"), *folder.glob(".*")]:
         if other != path:
@@ -145,16 +149,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read(folder: Path) -> Saved:
+def _read(folder: Path, owner: str) -> Saved:
     """ValueError if a byte of it is not what was written."""
     head, _, body = (folder / NAME).read_text(encoding="utf-8").partition("\n")
     facts = json.loads(head)
     name = Path(facts["tensors"]).name
     data = (folder / name).read_bytes()
-    if facts["sha256"] != _checksum(name, hashlib.sha256(data).hexdigest(), body):
-        raise ValueError("it is torn or altered")
+    if facts["sha256"] != _checksum(owner, name, hashlib.sha256(data).hexdigest(), body):
+        raise ValueError("it is torn, altered or another stage's")
     return Saved(load(data), json.loads(body))
 
 
-def _checksum(name: str, tensors_digest: str, body: str) -> str:
-    return hashlib.sha256(f"{name}\n{tensors_digest}\n{body}".encode()).hexdigest()
+def _checksum(owner: str, name: str, tensors_digest: str, body: str) -> str:
+    return hashlib.sha256(f"{owner}\n{name}\n{tensors_digest}\n{body}".encode()).hexdigest()

@@ -29,7 +29,10 @@ class Meter:
         self._reset_peak()
 
     def add(self, **counts: int) -> None:
+        """ValueError for a negative count: nothing is unspent."""
         for name, count in counts.items():
+            if count < 0:
+                raise ValueError(f"{name}: {count} were counted; a count is 0 or more")
             self.counts[name] += int(count)
 
     def reading(self) -> dict[str, float]:

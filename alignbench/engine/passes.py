@@ -86,7 +86,8 @@ class Passes:
         return States(hidden.flatten(0, 1), torch.arange(batch.ids.numel(), device=hidden.device).view_as(batch.ids))
 
     def forget(self) -> None:
-        """A stage ends: drop whatever is kept from batch to batch."""
+        """Drop what is kept of the sequences seen. A fit does so before each batch, a checkpoint or not: it may go on
+        there in another process, which has seen none, and its bits are to be the same."""
 
     @torch.no_grad()
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:

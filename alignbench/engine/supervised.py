@@ -51,6 +51,7 @@ def fit_supervised(
             continue
         if step > begun and checkpoints.is_due():
             keep(checkpoints, weights, optimizer, history, meter)
+        resident.passes.forget()
         taken = [demonstrations[row] for row in rows]
         batches = [
             resident.codec.encode([d.prompt for d in part], [d.completion for d in part], max_new_tokens=max_new_tokens)

@@ -131,6 +131,8 @@ class LiveTrial(Trial):
                     waiting += self.rng.sample(range(count), count)
                 taken = waiting[:size]
                 del waiting[:size]
+                if is_outermost:
+                    self._forget()
                 yield taken
                 if is_outermost and not self.budget.is_spent:
                     self._keep_if_due()
@@ -141,6 +143,12 @@ class LiveTrial(Trial):
         return self._resident.codec.encode(prompts, completions, max_new_tokens=self._max_completion_tokens)
 
     # -------------------------------------------------------------------------------------------------------- resume
+
+    def _forget(self) -> None:
+        """The policy's model, and that of a reward model on another start."""
+        for resident in (self._resident, getattr(self._reward, "resident", None)):
+            if isinstance(resident, Resident):
+                resident.passes.forget()
 
     def _keep_if_due(self) -> None:
         """Between two batches of the outermost stream, where a method called anew can be put; never in mid-step."""

@@ -166,6 +166,7 @@ def fit_reward_model(
                 continue
             if step > begun + 1 and checkpoints.is_due():
                 keep(checkpoints, optimizer.trained, optimizer, history, meter)
+            model.resident.passes.forget()
             taken, loss, hits = order[start : start + size], 0.0, 0
             for first in range(0, len(taken), config.per_device_train_batch_size):
                 part = taken[first : first + config.per_device_train_batch_size]

@@ -42,7 +42,8 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     rows += [snapshot for row in rows for snapshot in row.along]
     steps.tell(tell_task)
     shared = _environment(suite, catalog, task)
-    in_words = task.describe()
+    if not isinstance(in_words := task.describe(), str):
+        raise UserError(f"task '{suite.task.name}': its `describe` gave {type(in_words).__name__}; text is allowed")
     stages: dict[str, PlannedStage] = {}
     key_of: dict[int, str] = {}  # by id: `rows` keeps every stage alive
     for row in rows:

@@ -114,10 +114,10 @@ class _Layout:
 
     def _along_decoding(self, row: Row, inputs: Inputs, completions: Stage, proxy: Stage | SourceRef) -> Iterator[Row]:
         """Weaker rules on the very samples of the row."""
-        name = str(self.plugin.cls.kl_knob)
         for config in self.method.along(self.config, self.suite.snapshots):
             score = self.score(inputs, completions.inputs["policy"], completions, proxy, config)
-            snapshot = {"name": name, "value": getattr(config, name)}
+            if (snapshot := _knob(self.plugin, config)) is None:
+                raise PluginError(self.plugin.name, self.plugin.distribution, "`along` gave a rule without its kl_knob")
             yield row._replace(cell=replace(row.cell, snapshot=snapshot), score=score)
 
     @property

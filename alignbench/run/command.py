@@ -14,6 +14,7 @@ from alignbench.errors import Interrupted, UserError
 from alignbench.run.board import Board
 from alignbench.run.crew import ProcessCrew, memory_limit, visible_gpus
 from alignbench.run.execute import Bench
+from alignbench.run.failure import failure_of
 from alignbench.run.here import Here
 from alignbench.run.ray_cluster import check_ray
 from alignbench.run.ray_crew import RayCrew
@@ -21,6 +22,7 @@ from alignbench.run.schedule import Crew, Outcome, Schedule
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, plan_of
 from alignbench.suite.spec import Suite
+from alignbench.terminal import add_current_folder
 
 Engine = Literal["worker", "ray"]
 
@@ -84,6 +86,8 @@ def compute_stage(key: str, file: Path) -> str:
         raise UserError(f"{file}: not a plan; write it with `alignbench plan SUITE --json`")
     with _plans_own(file):
         suite = Suite.model_validate(data["suite"])
+    if modules:
+        add_current_folder()
     made = made_here(suite, modules)
     with _plans_own(file):
         plan = plan_of(data, made.catalog, made.task)
@@ -93,7 +97,10 @@ def compute_stage(key: str, file: Path) -> str:
         raise UserError(f"{file}: {problem} a key that begins with '{key}'; `alignbench plan SUITE` lists them")
     stage = found[0]
     check_same(stage, made)
-    is_new = Bench(made, Store()).compute(stage.key)
+    try:
+        is_new = Bench(made, Store()).compute(stage.key)
+    except SystemExit as error:  # whoever runs it would read its code as the stage's
+        raise UserError(f"{stage.title}: {failure_of(error, stage).cause}") from error
     return f"{stage.key[:12]} {stage.title}: {'computed' if is_new else 'is there already'}"
 
 

@@ -30,6 +30,7 @@ from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
 
 POLL = 0.2  # seconds between two looks at time and memory
+DYING = 5.0  # seconds that a process may take to end once its pipe is closed
 LONGEST_MESSAGE = 1 << 20  # bytes
 PRELOAD = "alignbench.run.preload"  # of the server that children are forked from
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
@@ -154,8 +155,10 @@ class ProcessCrew:
                 pass_on(said, child.stage, child.watcher)
         except (ValueError, KeyError, TypeError):
             return self._lost(child, "its process wrote rubbish into the harness's own pipe", may_retry=False)
-        except (EOFError, OSError):  # it is dying
-            child.process.join(POLL)
+        except (EOFError, OSError):  # it is dying, or nobody can be heard on that pipe again
+            child.process.join(DYING)
+            if child.process.exitcode is None:
+                return self._lost(child, "its process closed the harness's own pipe, or flooded it", may_retry=False)
         if child.process.exitcode is not None:
             return self._lost(child, death(child.process.exitcode), may_retry=True)
         if self.timeout is not None and time.monotonic() - child.began > self.timeout:

@@ -11,6 +11,7 @@ from alignbench.suite.plan import PlannedStage
 
 Blame = Literal["user", "plugin", "bug"]
 MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+LONGEST_TRACE = 100_000  # characters: an exception's text is of any length, and a message is not
 LOWER = "lower per_device_train_batch_size, rollout_batch_size or evaluation.batch_size"
 
 
@@ -23,7 +24,7 @@ class Failure:
 
 def failure_of(error: BaseException, stage: PlannedStage) -> Failure:
     """What a stage's exception says, with the plugin whose code ran named."""
-    trace = "".join(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(error))[-LONGEST_TRACE:]
     if isinstance(error, UserError | PluginError):
         return Failure(in_words(error), "user" if isinstance(error, UserError) else "plugin", trace)
     said = in_words(error)

@@ -119,7 +119,7 @@ class HarnessWork(LiveWork):
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.scratch / "checkpoint", self._plan.suite.checkpoint_seconds)
+        return Checkpoints(self.scratch / "checkpoint", self._plan.suite.checkpoint_seconds, owner=self.stage.key)
 
     def save_history(self, history: Sequence[Mapping[str, float]]) -> None:
         write_rows(self.folder / HISTORY, history)

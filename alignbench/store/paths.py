@@ -12,8 +12,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def home() -> Path:
-    """$ALIGNBENCH_HOME, or ~/.cache/alignbench."""
-    return expanded(os.environ.get("ALIGNBENCH_HOME") or "~/.cache/alignbench")
+    """$ALIGNBENCH_HOME, or ~/.cache/alignbench. Absolute: a plugin may change the folder it counts from."""
+    return expanded(os.environ.get("ALIGNBENCH_HOME") or "~/.cache/alignbench").absolute()
 
 
 def expanded(path: str) -> Path:

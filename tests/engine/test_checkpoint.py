@@ -278,8 +278,16 @@ def test_the_two_parts_of_different_checkpoints_do_not_pass_for_one(supervised, 
             supervised(Stopping(tmp_path / str(at), at))
     one, two = tensors_file(tmp_path / "1"), tensors_file(tmp_path / "2")
     two.write_bytes(one.read_bytes())
-    with pytest.warns(UserWarning, match="torn or altered"):
+    with pytest.warns(UserWarning, match="torn, altered or another"):
         assert Resuming(tmp_path / "2").found is None
+
+
+def test_another_stages_checkpoint_is_not_taken(tmp_path):
+    ours, theirs = (Checkpoints(tmp_path, 1, owner=key) for key in ("ours", "theirs"))
+    theirs.save({"weight": torch.ones(2)}, {"used": 3})
+    with pytest.warns(UserWarning, match="another stage's"):
+        assert ours.found is None
+    assert theirs.found.values["used"] == 3
 
 
 def test_a_kill_between_the_two_parts_leaves_the_checkpoint_before(supervised, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -25,15 +26,16 @@ PPO = {
 DPO = {"per_device_train_batch_size": 4, "learning_rate": 0.01}
 
 
-def killed_at_its_first_checkpoint(plan: Plan, store: Store, key: str) -> bool:
-    """Compute a stage in a child that is killed as soon as it has kept a state; whether it was."""
+def killed_at_a_checkpoint(plan: Plan, store: Store, key: str, which: int = 1) -> bool:
+    """Compute a stage in a child that is killed as soon as it has kept that many states; whether it was."""
     child = os.fork()
     if child == 0:
-        keep = Checkpoints.save
+        keep, kept = Checkpoints.save, itertools.count(1)
 
         def save_and_die(self: Checkpoints, *state: Any) -> None:
             keep(self, *state)
-            os.kill(os.getpid(), signal.SIGKILL)
+            if next(kept) == which:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         Checkpoints.is_due = lambda self: self.is_on  # type: ignore[method-assign]
         Checkpoints.save = save_and_die  # type: ignore[method-assign]
@@ -64,7 +66,7 @@ def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
     for key in keys:
         kind = plan.stages[key].kind
         Bench(plan, whole).compute(key)
-        if killed_at_its_first_checkpoint(plan, killed, key):
+        if killed_at_a_checkpoint(plan, killed, key):
             seen.append(kind)
             assert killed.get(key) is None
             assert (killed.scratch(key) / "checkpoint" / "checkpoint.json").is_file()
@@ -73,6 +75,35 @@ def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
         assert not (killed.root / "scratch" / key).exists()
         assert all("workdir" not in name for name in files(killed, key))
     assert sorted(seen) == ["reward_model", "sft", "train", "train"]
+
+
+ORACLE = """
+model: oracle-llama
+task: oracle
+device: cpu
+dtype: float32
+max_steps: 24
+lora: {r: 4, alpha: 8, layers: 1}
+sft: {max_steps: 4}
+comparisons: {source: human, pairs: 24}
+evaluation: {prompts: 4, held_out_pairs: 4}
+methods: [dpo]
+"""
+
+
+def test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path: Path) -> None:
+    """Texts come again after an epoch: one that passed before the kill must not be another one's neighbour then."""
+    (tmp_path / "suite.yaml").write_text(ORACLE)
+    plan = make_plan(load_suite(tmp_path / "suite.yaml"), load_catalog([]), ())
+    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    *below, train = plan.upstream(plan.cells[0].train)
+    for key in below:
+        Bench(plan, whole).compute(key)
+        Bench(plan, killed).compute(key)
+    Bench(plan, whole).compute(train)
+    assert killed_at_a_checkpoint(plan, killed, train, 6)
+    Bench(plan, killed).compute(train)
+    assert files(killed, train) == files(whole, train)
 
 
 def test_seconds_between_checkpoints_change_no_key_and_0_keeps_none(
@@ -85,7 +116,7 @@ def test_seconds_between_checkpoints_change_no_key_and_0_keeps_none(
     assert plans[0].stages.keys() == plans[1].stages.keys()
     store = Store(tmp_path / "off")
     for key in plans[0].upstream(plans[0].cells[0].train):
-        assert not killed_at_its_first_checkpoint(plans[0], store, key)
+        assert not killed_at_a_checkpoint(plans[0], store, key)
 
 
 @pytest.mark.parametrize("seconds", [-1, "often"])

@@ -73,6 +73,15 @@ def Flooding(self, trial, config):
         os.write(1, b"x" * 1023 + b"\\n")
     raise ValueError("after the flood")
 
+@method("shouting")
+def Shouting(self, trial, config):
+    raise ValueError("loud" * (1 << 20))
+
+@method("deaf")
+def Deaf(self, trial, config):
+    os.closerange(3, 256)
+    time.sleep(60)
+
 @method("mumbling")
 def Mumbling(self, trial, config):
     import gc
@@ -111,8 +120,8 @@ def peek(work):
 @alignbench.hookimpl
 def alignbench_methods():
     return [
-        Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Mumbling, Poisoning, Misplanned, Peeking,
-        Seeing
+        Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Shouting, Deaf, Mumbling,
+        Poisoning, Misplanned, Peeking, Seeing,
     ]
 """
 DPO = {"method": "dpo", "config": {"per_device_train_batch_size": 4, "learning_rate": 0.01}}
@@ -140,7 +149,10 @@ def crewed(plan: Plan, home: Path, seen: Watcher | None = None, **limits: Any) -
 
 
 def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path: Path) -> None:
-    bad = ["raising", "leaving", "vanishing", "crashing", "hanging", "hoarding", "flooding", "mumbling", "misplanned"]
+    bad = [
+        "raising", "leaving", "vanishing", "crashing", "hanging", "hoarding", "flooding", "shouting", "deaf",
+        "mumbling", "misplanned",
+    ]  # fmt: skip
     plan, seen, began = plan_of_bad(*bad, "peeking", "poisoning", DPO), Seen(), time.monotonic()
     outcome = crewed(plan, tmp_path / "home", seen, timeout=30, memory=2 << 30)
     causes = {record.label: record.cause for record in outcome.records}
@@ -160,6 +172,8 @@ def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path
     assert "out of memory" in str(causes["hoarding"])
     assert "lower per_device_train_batch_size" in str(causes["hoarding"])
     assert "ValueError: after the flood" in str(causes["flooding"])
+    assert "ValueError: loudloud" in str(causes["shouting"])
+    assert "closed the harness's own pipe" in str(causes["deaf"])
     assert "rubbish" in str(causes["mumbling"])
     assert "its recipe raised ZeroDivisionError: in the recipe" in str(causes["misplanned"])
     assert "may not read the 'eval' prompts" in str(causes["peeking"])

@@ -110,7 +110,7 @@ class FastPasses(Passes):
         return out
 
     def forget(self) -> None:
-        """The last bits of kept states depend on the batches seen, so each stage begins with none."""
+        """The last bits of kept states depend on the batches that they were computed in."""
         self._frozen = FrozenStates()
 
     @torch.no_grad()
