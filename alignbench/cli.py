@@ -250,20 +250,24 @@ def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any): 
 
 
 def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
-    """Write the results, print the table, and end with the run's exit code."""
+    """Write the results, print the table, even if it may not replace a better one, and end with the run's exit code."""
     from alignbench.report.fitting import fitting
     from alignbench.report.notes import remarks
     from alignbench.report.table import to_rich, write_results
     from alignbench.scoring.record import parted
 
-    evaluation = plan.suite.evaluation
-    write_results(results / plan.suite.name, outcome.records, evaluation.confidence, evaluation.bootstrap, force)
+    evaluation, folder, refusal = plan.suite.evaluation, results / plan.suite.name, None
+    try:
+        write_results(folder, outcome.records, evaluation.confidence, evaluation.bootstrap, force)
+    except UserError as error:
+        refusal = error
     ends, _ = parted(outcome.records)
     table = to_rich(ends, confidence=evaluation.confidence, resamples=evaluation.bootstrap)
     for part in fitting(table, console):
         console.print(part)
     console.print(
-        f"{outcome.computed} stages computed, {outcome.cached} reused; written to {results / plan.suite.name}/",
+        f"{outcome.computed} stages computed, {outcome.cached} reused; "
+        + ("not written" if refusal else f"written to {folder}/"),
         highlight=False, markup=False,
     )  # fmt: skip
     for remark in remarks(ends):
@@ -271,6 +275,8 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     for record in ends:
         if record.status == "failed":
             _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")
+    if refusal is not None:
+        raise refusal
     raise typer.Exit(outcome.exit_code)
 
 
