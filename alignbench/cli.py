@@ -254,7 +254,9 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     from alignbench.report.fitting import fitting
     from alignbench.report.notes import remarks
     from alignbench.report.table import to_rich, write_results
+    from alignbench.run.logs import traced
     from alignbench.scoring.record import parted
+    from alignbench.store import Store
 
     evaluation, folder, refusal = plan.suite.evaluation, results / plan.suite.name, None
     try:
@@ -272,9 +274,12 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     )  # fmt: skip
     for remark in remarks(ends):
         console.print(printable(remark), highlight=False, markup=False)
+    logs = traced(Store(), outcome.failures)
     for record in ends:
         if record.status == "failed":
-            _complain(f"{record.label} (seed {record.seed}) failed: {record.cause}")
+            cause = str(record.cause)
+            more = f"; `alignbench log {logs[cause][:12]}` has the traceback" if cause in logs else ""
+            _complain(f"{record.label} (seed {record.seed}) failed: {cause}{more}")
     if refusal is not None:
         raise refusal
     raise typer.Exit(outcome.exit_code)

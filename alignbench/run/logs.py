@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def read_log(store: Store, key: str) -> str:
         problem = "no stage's log has" if not found else f"{len(found)} logs have"
         raise UserError(f"{problem} a key that begins with '{key}'; `alignbench plan SUITE` lists the keys")
     return found[0].read_text(encoding="utf-8")
+
+
+def traced(store: Store, failures: Mapping[str, Failure]) -> dict[str, str]:
+    """Cause -> the key of the stage whose log has the traceback; its causes are inherited by what rests on it."""
+    found: dict[str, str] = {}
+    for key, failure in failures.items():
+        if failure.traceback and failure.blame != "user" and _place(store, key).exists():
+            found.setdefault(failure.cause, key)
+    return found
 
 
 def _place(store: Store, key: str) -> Path:

@@ -19,7 +19,7 @@ from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.crew import ProcessCrew
 from alignbench.run.here import run_here
-from alignbench.run.logs import HEAD, TAIL, Log, read_log
+from alignbench.run.logs import HEAD, TAIL, Log, read_log, traced
 from alignbench.run.schedule import Outcome, Schedule, Watcher
 from alignbench.store import Store
 from alignbench.suite.plan import Plan
@@ -161,6 +161,7 @@ def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path
     log = {record.label: str(cell.train)[:12] for record, cell in zip(outcome.records, plan.cells, strict=True)}
     raised = f"plugin 'raising' {OWNER}: RuntimeError: two lines  [31m and a lone ?"
     assert causes["raising"] == raised
+    assert traced(Store(tmp_path / "home"), outcome.failures)[raised].startswith(log["raising"])
     assert "sys.exit(0)" in str(causes["leaving"])
     assert causes["vanishing"] == (
         f"plugin 'vanishing' {OWNER}: its process ended with exit code 0, twice; "
