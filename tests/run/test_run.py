@@ -286,11 +286,14 @@ def test_the_exit_codes_reach_the_shell_and_the_table_lists_the_failed_row(suite
         env={**_environment(), "ALIGNBENCH_HOME": str(tmp_path / "own")},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
+    logged = re.compile(r"; `alignbench log ([0-9a-f]{12})` has the traceback$")
+    lines = done.stderr.splitlines()
+    assert [logged.sub("", line) for line in lines] == [
         "alignbench: raising (seed 0) failed: plugin 'raising' (from module broken_plugins): RuntimeError: two lines",
         "alignbench: shape (seed 0) failed: plugin 'odd' (from module broken_plugins): score() returned shape (8, 1) "
         "for 8 texts; return (8,)",
     ]
+    assert len({key for line in lines for key in logged.findall(line)}) == 2, "each line names a log of its own"
     table = (tmp_path / "results" / "tiny" / "table.md").read_text()
     assert "raising (0 of 1 seeds)" in table
     assert "Failed:" in table
