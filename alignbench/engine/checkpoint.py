@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import time
 import uuid
 import warnings
@@ -46,6 +47,7 @@ class Checkpoints:
         """`owner`: whose state it is, the stage's key."""
         self._folder = folder
         self._owner = owner
+        self._of = owner and f" of stage {owner[:12]}"
         self._seconds = seconds
         self._clock = clock
         self._last = clock()
@@ -74,8 +76,11 @@ class Checkpoints:
         return None
 
     def refuse(self, reason: str) -> None:
-        """Say, in one line, why a checkpoint is not used."""
-        warnings.warn(f"a checkpoint cannot be used ({reason}); the stage begins anew", stacklevel=3)
+        """Say, in one line, why what was found is not used, and drop it."""
+        assert self._folder is not None
+        self.__dict__["found"] = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+        _say(f"the checkpoint{self._of} cannot be used ({reason}); the stage begins anew")
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Keep a state and the global generators'. A disk that refuses is said: the fit is worth more than its copy."""
@@ -84,8 +89,13 @@ class Checkpoints:
         try:
             _write(self._folder, self._owner, {**tensors, **state}, {**values, **drawn})
         except OSError as error:
-            warnings.warn(f"no checkpoint was kept ({error.strerror}); the stage goes on", stacklevel=2)
+            _say(f"no checkpoint{self._of} was kept ({error.strerror}); the stage goes on")
         self._last = self._clock()
+
+
+def _say(text: str) -> None:
+    """As of this file, whoever called: `alignbench` shows its own warnings alone."""
+    warnings.warn_explicit(text, UserWarning, __file__, 1, module=__name__)
 
 
 def global_generators() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,7 +6,7 @@ overrides these methods where a kernel stands in; nobody else need know which do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -86,8 +86,15 @@ class Passes:
         return States(hidden.flatten(0, 1), torch.arange(batch.ids.numel(), device=hidden.device).view_as(batch.ids))
 
     def forget(self) -> None:
-        """Drop what is kept of the sequences seen. A fit does so before each batch, a checkpoint or not: it may go on
-        there in another process, which has seen none, and its bits are to be the same."""
+        """Drop what is kept of the sequences seen."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """What is kept of them, for a checkpoint: its last bits tell in which batches they passed, and a fit that goes
+        on in another process is to have the same."""
+        return {}
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """What `kept` gave, among other tensors, in place of what is kept now."""
 
     @torch.no_grad()
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:

@@ -1,4 +1,5 @@
-"""What every fit keeps in a checkpoint and takes back from it: weights, optimiser, history, cost, generators."""
+"""What every fit keeps in a checkpoint and takes back from it: weights, optimiser, states of sequences seen, history,
+cost, generators."""
 
 from __future__ import annotations
 
@@ -11,19 +12,20 @@ from torch import Tensor
 from alignbench.engine.checkpoint import Checkpoints, Saved, set_global_generators
 from alignbench.engine.meter import Meter
 from alignbench.engine.optim import Optimizer
+from alignbench.engine.passes import Passes
 
 History = list[dict[str, float]]
 
 
 def keep(
-    checkpoints: Checkpoints, weights: Sequence[Tensor], optimizer: Optimizer | None, history: History, meter: Meter,
-    tensors: Mapping[str, Tensor] | None = None, values: Mapping[str, Any] | None = None,
+    checkpoints: Checkpoints, passes: Passes, weights: Sequence[Tensor], optimizer: Optimizer | None, history: History,
+    meter: Meter, tensors: Mapping[str, Tensor] | None = None, values: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Save the state of a fit, with whatever else it has to remember."""
     stepped, schedule = ({}, None) if optimizer is None else optimizer.state()
     named = {f"weight.{i}": weight for i, weight in enumerate(weights)}
     facts = {"optimizer": schedule, "history": history, "meter": meter.state()}
-    checkpoints.save({**named, **stepped, **(tensors or {})}, {**facts, **(values or {})})
+    checkpoints.save({**named, **stepped, **passes.kept(), **(tensors or {})}, {**facts, **(values or {})})
 
 
 def misfit(saved: Saved, weights: Sequence[Tensor]) -> str | None:
@@ -36,7 +38,7 @@ def misfit(saved: Saved, weights: Sequence[Tensor]) -> str | None:
 
 
 def take_back(
-    saved: Saved, weights: Sequence[Tensor], optimizer: Optimizer | None, history: History, meter: Meter
+    saved: Saved, passes: Passes, weights: Sequence[Tensor], optimizer: Optimizer | None, history: History, meter: Meter
 ) -> None:
     """Put a saved state in place, the global generators last: what makes a fit ready may draw from them."""
     with torch.no_grad():
@@ -44,12 +46,13 @@ def take_back(
             weight.copy_(saved.tensors[f"weight.{i}"])
     if optimizer is not None and saved.values["optimizer"] is not None:
         optimizer.restore(saved.tensors, saved.values["optimizer"])
+    passes.restore(saved.tensors)
     history[:] = saved.values["history"]
     meter.resume(saved.values["meter"])
     set_global_generators(saved)
 
 
-def resumed(checkpoints: Checkpoints, optimizer: Optimizer, history: History, meter: Meter) -> int:
+def resumed(checkpoints: Checkpoints, passes: Passes, optimizer: Optimizer, history: History, meter: Meter) -> int:
     """Take a fit back to its last checkpoint, if there is one. Returns the steps that are behind it."""
     saved = checkpoints.found
     if saved is None:
@@ -57,5 +60,5 @@ def resumed(checkpoints: Checkpoints, optimizer: Optimizer, history: History, me
     if (reason := misfit(saved, optimizer.trained)) is not None:
         checkpoints.refuse(reason)
         return 0
-    take_back(saved, optimizer.trained, optimizer, history, meter)
+    take_back(saved, passes, optimizer.trained, optimizer, history, meter)
     return optimizer.steps

@@ -42,7 +42,7 @@ def fit_supervised(
     history: History = []
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     resident.module.train(resident.lora.dropout > 0)  # dropout is for here and for the reward model's fit, as in TRL
-    begun = resumed(checkpoints, optimizer, history, meter)
+    begun = resumed(checkpoints, resident.passes, optimizer, history, meter)
     for step in range(config.max_steps):
         while len(waiting) < per_step:
             waiting += rng.sample(range(len(demonstrations)), len(demonstrations))
@@ -50,8 +50,7 @@ def fit_supervised(
         if step < begun:  # drawn again, so that the order goes on as it was
             continue
         if step > begun and checkpoints.is_due():
-            keep(checkpoints, weights, optimizer, history, meter)
-        resident.passes.forget()
+            keep(checkpoints, resident.passes, weights, optimizer, history, meter)
         taken = [demonstrations[row] for row in rows]
         batches = [
             resident.codec.encode([d.prompt for d in part], [d.completion for d in part], max_new_tokens=max_new_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,10 @@ class LiveTrial(Trial):
         progress: Callable[..., None] = lambda done, total, **numbers: None,
         checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
         stepped: Callable[[int], None] = lambda used: None,
+        beside: Callable[[], Iterable[Resident]] = tuple,
     ) -> None:
-        """`stepped` is called after each optimiser step, with their number."""
+        """`stepped` is called after each optimiser step, with their number; `beside` gives the models that rewards may
+        run."""
         self._resident = resident
         self._config = config
         self._adapter = resident.add_adapter(POLICY, seed)
@@ -70,6 +73,7 @@ class LiveTrial(Trial):
         self._meter = meter
         self._progress = progress
         self._stepped = stepped
+        self._beside = beside
         self._reference_gaps: dict[tuple[int, bool], float] = {}
         self._max_new_tokens = max_new_tokens
         self._max_completion_tokens = max_completion_tokens or max_new_tokens
@@ -79,6 +83,7 @@ class LiveTrial(Trial):
         self._streams: list[list[int]] = []  # rows that wait in each open stream, the outermost first
         self._resumed: list[list[int]] = []  # the same, of streams that were open and are yet to be asked again
         self._is_asked = False  # for a first batch
+        self._texts_recur = False  # in the outermost stream
         self.history: History = []
         self._latest: dict[str, float] = {}  # each logged number as it was last
         self.state: dict[str, Any] = {}
@@ -100,7 +105,7 @@ class LiveTrial(Trial):
     def preference_batches(self) -> Iterator[PreferenceBatch]:
         if self.preferences is None:
             raise UserError("the method asked for preferences; add 'preferences' to its `needs` or to its recipe")
-        for rows in self._shuffled(len(self.preferences), self._config.per_device_train_batch_size):
+        for rows in self._shuffled(len(self.preferences), self._config.per_device_train_batch_size, texts_recur=True):
             yield PreferenceBatch(rows, self._side(rows, "chosen"), self._side(rows, "rejected"))
 
     def _side(self, rows: list[int], side: str) -> TokenBatch:
@@ -113,15 +118,16 @@ class LiveTrial(Trial):
         )
 
     def prompt_batches(self, size: int) -> Iterator[list[str]]:
-        for rows in self._shuffled(len(self.prompts), size):
+        for rows in self._shuffled(len(self.prompts), size, texts_recur=False):
             yield self.prompts[rows]["prompt"]
 
-    def _shuffled(self, count: int, size: int) -> Iterator[list[int]]:
+    def _shuffled(self, count: int, size: int, texts_recur: bool) -> Iterator[list[int]]:
         """Row numbers, `size` at a time, epoch after epoch without a remainder lost, until the budget is spent."""
         if count == 0:
             raise UserError("there is nothing to train on: the recipe gave no rows; check the task's data and splits")
         is_outermost, self._is_asked = not self._is_asked, True
         if is_outermost:
+            self._texts_recur = texts_recur
             self._resume()
         waiting = self._resumed.pop(0) if self._resumed else []
         self._streams.append(waiting)
@@ -145,9 +151,10 @@ class LiveTrial(Trial):
     # -------------------------------------------------------------------------------------------------------- resume
 
     def _forget(self) -> None:
-        """The policy's model, and that of a reward model on another start."""
-        for resident in (self._resident, getattr(self._reward, "resident", None)):
-            if isinstance(resident, Resident):
+        """Before a batch every model drops what it keeps of sequences seen, for a process that goes on here has seen
+        none; but not the policy's where texts come again epoch after epoch: that is in the checkpoint."""
+        for resident in (self._resident, *self._beside()):
+            if not (resident is self._resident and self._texts_recur):
                 resident.passes.forget()
 
     def _keep_if_due(self) -> None:
@@ -156,9 +163,11 @@ class LiveTrial(Trial):
             return
         if json.loads(json.dumps(self.state)) != self.state:
             raise TypeError(f"trial.state holds JSON values alone (lists, no tuples; keys are text), got {self.state}")
+        self._forget()
         gaps = [[row, mean, gap] for (row, mean), gap in self._reference_gaps.items()]
         keep(
-            self._checkpoints, self._adapter + self._extra, self._optimizer, self.history, self._meter,
+            self._checkpoints, self._resident.passes, self._adapter + self._extra, self._optimizer, self.history,
+            self._meter,
             {"trial.generator": self._generator.get_state(), **self._rest()},
             {"rng": self.rng.getstate(), "streams": self._streams, "used": self.budget.used, "gaps": gaps,
              "state": self.state},
@@ -175,6 +184,8 @@ class LiveTrial(Trial):
             reason = "the method built other modules"
         if reason is not None:
             self._checkpoints.refuse(reason)
+            for left in self.workdir.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             return
         optimizer = None if saved.values["optimizer"] is None else self._stepper()
         with torch.no_grad():
@@ -185,7 +196,7 @@ class LiveTrial(Trial):
         self.state.update(saved.values["state"])
         self._resumed = saved.values["streams"]
         self._reference_gaps = {(row, mean): gap for row, mean, gap in saved.values["gaps"]}
-        take_back(saved, weights, optimizer, self.history, self._meter)
+        take_back(saved, self._resident.passes, weights, optimizer, self.history, self._meter)
         self._take_back_generators(saved)
 
     def _take_back_generators(self, saved: Saved) -> None:

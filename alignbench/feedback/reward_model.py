@@ -157,7 +157,7 @@ def fit_reward_model(
     rng = random.Random(seed)
     history: History = []
     model.resident.module.train(model.resident.lora.dropout > 0)
-    begun, step = resumed(checkpoints, optimizer, history, meter), 0
+    begun, step = resumed(checkpoints, model.resident.passes, optimizer, history, meter), 0
     for _ in range(config.num_train_epochs):
         order = rng.sample(list(rows), len(rows))  # also of the epochs behind a checkpoint: the next follow from them
         for start in range(0, len(order), size):
@@ -165,8 +165,7 @@ def fit_reward_model(
             if step <= begun:
                 continue
             if step > begun + 1 and checkpoints.is_due():
-                keep(checkpoints, optimizer.trained, optimizer, history, meter)
-            model.resident.passes.forget()
+                keep(checkpoints, model.resident.passes, optimizer.trained, optimizer, history, meter)
             taken, loss, hits = order[start : start + size], 0.0, 0
             for first in range(0, len(taken), config.per_device_train_batch_size):
                 part = taken[first : first + config.per_device_train_batch_size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -76,8 +77,36 @@ class Snapshots:
 
     def stepped(self, used: int) -> None:
         if used in self._steps:
+            shutil.rmtree(self._folder / str(used), ignore_errors=True)  # of a run that was killed since
             self._work.save_policy(self._resident, self._folder / str(used))
+            self._seal(used).write_text(self._sum(used))
             self._work.meter.mark(str(used))
+
+    def check(self) -> None:
+        """Refuse a checkpoint whose snapshots are not all there as they were written: a killed run never makes the
+        earlier ones again."""
+        found = self._work.checkpoints.found
+        for step in sorted(self._steps) if found else ():
+            if found and step <= found.values["used"] and not self._is_whole(step):
+                self._work.checkpoints.refuse(f"the snapshot at step {step} is missing or altered")
+                shutil.rmtree(self._folder, ignore_errors=True)
+                return
+
+    def _is_whole(self, step: int) -> bool:
+        try:
+            return self._seal(step).read_text() == self._sum(step)
+        except (OSError, ValueError):
+            return False
+
+    def _seal(self, step: int) -> Path:
+        return self._folder / f"{step}.sha256"
+
+    def _sum(self, step: int) -> str:
+        """sha256 over the snapshot's files, its place and whose it is."""
+        whole = hashlib.sha256(f"{self._work.stage.key} {step}".encode())
+        for file in sorted((self._folder / str(step)).iterdir()):
+            whole.update(f"\n{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+        return whole.hexdigest()
 
     def publish(self, folder: Path, used: int) -> None:
         """Into the stage's own folder. Where a run has ended before a place, its end stands there too."""
@@ -95,19 +124,20 @@ def open_trial(work: HarnessWork, stack: ExitStack) -> OpenTrial:
     o = Train.Options(**work.options)
     method = work.method(o.method)
     config = method.Config(**o.config)
-    workdir = work.scratch / "workdir"
-    if work.checkpoints.found is None and workdir.exists():  # what a run left that will not be resumed
-        shutil.rmtree(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     has_reward = "reward" in work.stage.inputs or o.reward is not None
     reward = work.open_reward(stack, "reward", o.reward) if has_reward else None
     resident = stack.enter_context(work.resident("start"))
     snapshots = Snapshots(work, resident, o.snapshots)
+    snapshots.check()
+    workdir = work.scratch / "workdir"
+    if work.checkpoints.found is None and workdir.exists():  # what a run left that will not be resumed
+        shutil.rmtree(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     trial = LiveTrial(
         resident, config, seed=work.seed, max_steps=o.max_steps, max_new_tokens=work.task.max_new_tokens,
         max_completion_tokens=work.task.max_completion_tokens,
         prompts=work.task.prompts("train"), meter=work.meter, workdir=workdir, reward=reward,
-        progress=work.progress, checkpoints=work.checkpoints, stepped=snapshots.stepped,
+        progress=work.progress, checkpoints=work.checkpoints, stepped=snapshots.stepped, beside=work.residents,
         preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,
     )  # fmt: skip
     return OpenTrial(trial, method(), config, resident, snapshots)

@@ -121,6 +121,10 @@ class HarnessWork(LiveWork):
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.scratch / "checkpoint", self._plan.suite.checkpoint_seconds, owner=self.stage.key)
 
+    def residents(self) -> list[Resident]:
+        """Every model in memory."""
+        return list(self._engine().kept.values())
+
     def save_history(self, history: Sequence[Mapping[str, float]]) -> None:
         write_rows(self.folder / HISTORY, history)
 

@@ -262,12 +262,12 @@ def test_a_damaged_checkpoint_is_said_in_one_line_and_the_fit_begins_anew(superv
         warnings.simplefilter("always")
         end = supervised(Resuming(tmp_path))
     assert end == supervised(OFF)
-    ours = [str(one.message) for one in said if str(one.message).startswith("a checkpoint")]
+    ours = [str(one.message) for one in said if str(one.message).startswith("the checkpoint")]
     if part == "checkpoint.json" and harm is Path.unlink:
         assert ours == []  # nothing was kept
     else:
         assert len(ours) == 1
-        assert ours[0].startswith("a checkpoint cannot be used (")
+        assert ours[0].startswith("the checkpoint cannot be used (")
         assert ours[0].endswith("); the stage begins anew")
         assert "\n" not in ours[0]
 
@@ -285,9 +285,10 @@ def test_the_two_parts_of_different_checkpoints_do_not_pass_for_one(supervised, 
 def test_another_stages_checkpoint_is_not_taken(tmp_path):
     ours, theirs = (Checkpoints(tmp_path, 1, owner=key) for key in ("ours", "theirs"))
     theirs.save({"weight": torch.ones(2)}, {"used": 3})
+    assert theirs.found.values["used"] == 3
     with pytest.warns(UserWarning, match="another stage's"):
         assert ours.found is None
-    assert theirs.found.values["used"] == 3
+    assert not tmp_path.exists()  # the stage begins anew, and keeps its own
 
 
 def test_a_kill_between_the_two_parts_leaves_the_checkpoint_before(supervised, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from alignbench.engine.checkpoint import Checkpoints
+from alignbench.engine.fast.passes import FastPasses
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.execute import Bench
@@ -87,22 +88,59 @@ lora: {r: 4, alpha: 8, layers: 1}
 sft: {max_steps: 4}
 comparisons: {source: human, pairs: 24}
 evaluation: {prompts: 4, held_out_pairs: 4}
-methods: [dpo]
+methods: [dpo, {method: ppo, config: {rollout_batch_size: 8, num_ppo_epochs: 1}}]
+reward_model: {num_train_epochs: 3, per_device_train_batch_size: 8}
 """
 
 
-def test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("row", "kind"), [(0, "train"), (1, "train"), (1, "reward_model")])
+def test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path: Path, row: int, kind: str) -> None:
     """Texts come again after an epoch: one that passed before the kill must not be another one's neighbour then."""
     (tmp_path / "suite.yaml").write_text(ORACLE)
     plan = make_plan(load_suite(tmp_path / "suite.yaml"), load_catalog([]), ())
+    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    (stage,) = (stage for stage in plan.upstream(plan.cells[row].train).values() if stage.kind == kind)
+    for key in plan.upstream(stage.key):
+        Bench(plan, whole).compute(key)
+        if key != stage.key:
+            Bench(plan, killed).compute(key)
+    assert killed_at_a_checkpoint(plan, killed, stage.key, 6)
+    Bench(plan, killed).compute(stage.key)
+    assert files(killed, stage.key) == files(whole, stage.key)
+
+
+def test_without_the_kept_states_the_bits_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a checkpoint that leaves them out."""
+    monkeypatch.setattr(FastPasses, "kept", lambda self: {})
+    with pytest.raises(AssertionError, match="adapter_model"):
+        test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path, 0, "train")
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def swap(file: Path) -> None:
+    file.write_bytes((file.parents[1] / "2" / file.name).read_bytes())
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink, swap])
+def test_a_snapshot_that_is_not_as_it_was_written_begins_the_stage_anew(
+    suite_file: Callable[..., Path], tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    plan = make_plan(load_suite(suite_file([{"method": "dpo", "config": DPO}], snapshots=99)), load_catalog([]), ())
     whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
     *below, train = plan.upstream(plan.cells[0].train)
     for key in below:
         Bench(plan, whole).compute(key)
         Bench(plan, killed).compute(key)
     Bench(plan, whole).compute(train)
-    assert killed_at_a_checkpoint(plan, killed, train, 6)
-    Bench(plan, killed).compute(train)
+    assert killed_at_a_checkpoint(plan, killed, train, 2)
+    harm(killed.scratch(train) / "snapshots" / "1" / "adapter_model.safetensors")
+    with pytest.warns(UserWarning, match=f"of stage {train[:12]} .*the snapshot at step 1 is missing or altered"):
+        Bench(plan, killed).compute(train)
     assert files(killed, train) == files(whole, train)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 Row = tuple[int, ...]  # a block's number, then the real token ids of a sequence
@@ -33,6 +34,28 @@ class FrozenStates:
         self.bytes += states.nbytes
         while self.bytes > self.most_bytes and len(self._kept) > 1:
             self.bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as three tensors, the least recently used first."""
+        if not self._kept:
+            return {}
+        return {
+            "frozen.rows": torch.tensor([number for row in self._kept for number in row]),
+            "frozen.lengths": torch.tensor([len(row) for row in self._kept]),
+            "frozen.states": torch.cat(list(self._kept.values())),
+        }
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> FrozenStates:
+        """From what `tensors` gave, which may stand among others."""
+        found = cls()
+        if "frozen.rows" in tensors:
+            lengths = tensors["frozen.lengths"].tolist()
+            rows = tensors["frozen.rows"].split(lengths)
+            states = tensors["frozen.states"].split([length - 1 for length in lengths])
+            for row, own in zip(rows, states, strict=True):
+                found.put(tuple(row.tolist()), own.to(device, copy=True))  # no view, which would keep all of them
+        return found
 
 
 @contextmanager

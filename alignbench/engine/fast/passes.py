@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -110,8 +110,13 @@ class FastPasses(Passes):
         return out
 
     def forget(self) -> None:
-        """The last bits of kept states depend on the batches that they were computed in."""
         self._frozen = FrozenStates()
+
+    def kept(self) -> dict[str, Tensor]:
+        return self._frozen.tensors()
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        self._frozen = FrozenStates.of(kept, self.model.device)
 
     @torch.no_grad()
     def block_states(self, batch: TokenBatch, depths: Sequence[int]) -> list[Tensor]:
