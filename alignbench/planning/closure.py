@@ -11,6 +11,7 @@ import contextlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
@@ -75,6 +76,8 @@ def contents(names: Iterable[str], core_only: bool = False, without: Collection[
 def _search(entries: list[str], core_only: bool, without: Collection[str]) -> Found:
     own = {CORE, *map(_root, entries)}
     found = Found({}, {})
+    documented: dict[str, str] = {}
+    reads_docs = False
     places: dict[str, Place | None] = {}
     listed: set[Path] = set()  # packages
     seen: set[str] = set()
@@ -97,8 +100,12 @@ def _search(entries: list[str], core_only: bool, without: Collection[str]) -> Fo
             if member not in found.digests:
                 said = code.facts(file)
                 found.digests[member] = said.digest
+                documented[member] = said.documented
+                reads_docs |= said.reads_docs
                 found.times.update((path, path.stat().st_mtime_ns) for path in (file, file.parent))
                 queue += (target for one in said.imports for target in _targets(one, member))
+    if reads_docs:  # a docstring may be data, such as a prompt, of whichever module it is
+        found.digests.update(documented)
     return found
 
 
@@ -151,6 +158,24 @@ def _members(name: str, place: Place, places: dict[str, Place | None], listed: s
                 yield "/".join((*parts[:depth], *file.relative_to(folder).parts)), file
             listed.add(folder)
             return
+    for file in _named_beside(place.file):
+        yield "/".join((*parts[:-1], *file.relative_to(place.file.parent).parts)), file
+
+
+def _named_beside(module: Path) -> Iterator[Path]:
+    """The data of a lone module, whose folder holds anybody's files: those that it names, if it asks where it lies. A
+    file that it writes there counts too, and changes the key: stages write into their own folder."""
+    if module.suffix != ".py" or b"__file__" not in module.read_bytes():
+        return
+    for text in sorted(code.strings(module)):
+        with contextlib.suppress(OSError, ValueError):  # no file's name
+            there = Path(os.path.normpath(module.parent / text.lstrip("/")))  # f"{folder}/name" has "/name"
+            if module.parent not in there.parents:
+                continue
+            if there.is_file():
+                yield there
+            elif there.is_dir() and not (there / "__init__.py").exists():
+                yield from _files(there)
 
 
 def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:

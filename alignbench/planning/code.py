@@ -34,7 +34,9 @@ class Import(NamedTuple):
 
 
 class Facts(NamedTuple):
-    digest: str
+    digest: str  # of the code, docstrings left out
+    documented: str  # with them
+    reads_docs: bool  # whether it may read some module's
     imports: list[Import]
 
 
@@ -54,7 +56,7 @@ def facts(path: Path) -> Facts:
     """What a Python file says; of any other file, and of one that does not parse, the bytes."""
     raw = bytes_digest(path)
     if path.suffix != ".py":
-        return Facts(raw, [])
+        return Facts(raw, raw, False, [])
     answers = _answers()
     if raw not in answers.rows:
         answers.rows[raw] = _read(path.read_bytes(), raw)
@@ -65,15 +67,27 @@ def facts(path: Path) -> Facts:
 def _read(source: bytes, raw: str) -> Facts:
     try:
         tree = ast.parse(source)
-        imports = list(_imports(tree))
-        if b"__doc__" not in source and b"getdoc" not in source:  # else a docstring may be data, such as a prompt
-            for node in ast.walk(tree):
-                if isinstance(node, Documented) and _opens(node):
-                    del node.body[0]
-        said = ast.dump(tree)
+        imports = list(_imports(tree, _importers(tree)))
+        documented = _digest(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, Documented) and _opens(node):
+                del node.body[0]
+        return Facts(_digest(tree), documented, b"__doc__" in source or b"getdoc" in source, imports)
     except (SyntaxError, ValueError, RecursionError):
-        return Facts(raw, [])
-    return Facts(hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest(), imports)
+        return Facts(raw, raw, False, [])
+
+
+def _digest(tree: ast.AST) -> str:
+    return hashlib.sha256(ast.dump(tree).encode(errors="surrogatepass")).hexdigest()
+
+
+def strings(path: Path) -> set[str]:
+    """The texts that stand in a Python file, any of which may name another file."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _opens(node: Documented) -> bool:
@@ -81,14 +95,20 @@ def _opens(node: Documented) -> bool:
     return ast.get_docstring(node, clean=False) is not None
 
 
-def _imports(node: ast.AST) -> Iterator[Import]:
+def _importers(tree: ast.AST) -> set[str]:
+    """The names by which the file may call what imports a module by name."""
+    aliases = (alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names)
+    return {"import_module", "__import__"} | {a.asname for a in aliases if a.asname and a.name == "import_module"}
+
+
+def _imports(node: ast.AST, importers: set[str]) -> Iterator[Import]:
     """Every import that can run, also inside functions. Neither those for a type checker, nor those of a hook that only
     lists classes: each class it offers is keyed where it is used."""
     if isinstance(node, ast.Import):
         yield from (Import(0, alias.name, []) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield Import(node.level, node.module or "", [alias.name for alias in node.names])
-    elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__") and node.args:
+    elif isinstance(node, ast.Call) and _name(node.func) in importers and node.args:
         first = node.args[0]
         if isinstance(first, ast.Constant) and isinstance(first.value, str):
             base = first.value.lstrip(".")
@@ -97,7 +117,7 @@ def _imports(node: ast.AST) -> Iterator[Import]:
         return
     is_for_checker = isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING"
     for child in node.orelse if isinstance(node, ast.If) and is_for_checker else ast.iter_child_nodes(node):
-        yield from _imports(child)
+        yield from _imports(child, importers)
 
 
 def _only_lists(function: ast.FunctionDef) -> bool:
@@ -127,9 +147,13 @@ class _Answers:
 def _answers() -> _Answers:
     try:
         rows = json.loads(_file().read_text())
-        return _Answers({raw: Facts(digest, [Import(*i) for i in imports]) for raw, (digest, imports) in rows.items()})
+        return _Answers({raw: _told(*row) for raw, row in rows.items()})
     except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged: read again what is needed
         return _Answers({})
+
+
+def _told(digest: str, documented: str, reads_docs: bool, imports: list[tuple[int, str, list[str]]]) -> Facts:
+    return Facts(digest, documented, reads_docs, [Import(*one) for one in imports])
 
 
 def save() -> None:

@@ -3,8 +3,8 @@
 Hashed: kind, options, keys of the inputs; model and data digests; LoRA shape, the device and dtype that `auto` comes
 to, fast or plain kernels; the code of the harness and of every plugin class involved, with all it imports and its
 package's data; library versions. Left out, because they change nothing but where and how output is shown: the suite's
-name, the rows' labels, the store's folder, comments and docstrings, a package's tests, and where on the disk code and
-data lie.
+name, the rows' labels, the store's folder, comments, docstrings that no code reads, a package's tests, and where on the
+disk code and data lie.
 """
 
 from __future__ import annotations

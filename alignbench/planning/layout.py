@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from alignbench.api import Stage, Task
-from alignbench.assets.models import model_digest
+from alignbench.assets.models import model_digest, weight_bytes
 from alignbench.errors import PluginError, UserError
 from alignbench.planning import keys
 from alignbench.planning.rows import Row, lay_out, step_of
@@ -21,6 +21,9 @@ from alignbench.stages.registry import estimate, kind_of, tell, view_of
 from alignbench.suite.machine import resolved
 from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 from alignbench.suite.spec import Suite
+
+MEASURED = 269e6  # bytes of weights of the model that `estimate` was measured on
+SMALLEST = 0.05  # share of those estimates that a toy takes too: it is overhead
 
 
 def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps: Steps = NO_STEPS) -> Plan:
@@ -51,8 +54,11 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
         for stage in [] if row.score is None else _in_order(row.score):
             key = key_of.setdefault(id(stage), _key(stage, key_of, shared))
             if key not in stages:
-                stages[key] = _planned(stage, key, key_of, row.cell.label, suite, catalog)
+                label = row.cell.title if stage is row.score else row.cell.label
+                stages[key] = _planned(stage, key, key_of, label, suite, catalog)
     steps.tell(None)
+    size = _size(suite.model)
+    stages = {key: replace(stage, estimate=stage.estimate * size) for key, stage in stages.items()}
     cells = tuple(_keyed(row, key_of) for row in rows)
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
     plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
@@ -160,6 +166,11 @@ def _planned(
         resources={"cpus": 1, "gpus": int(has_gpu)},
         estimate=estimate(stage),
     )
+
+
+def _size(model: str) -> float:
+    """How many times as long a stage takes as on the model that estimates were measured on."""
+    return max(SMALLEST, weight_bytes(model) / MEASURED or 1.0)
 
 
 def _plugins_of(stage: Stage, suite: Suite, catalog: Catalog) -> list[Plugin[Any]]:

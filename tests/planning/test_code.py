@@ -95,6 +95,7 @@ def test_a_helper_module_beside_a_lone_module_counts(write):
         "import zz_helper",
         "def f():\n    from zz_helper import loss",
         "import importlib\nf = lambda: importlib.import_module('zz_helper')",
+        "from importlib import import_module as load\nf = lambda: load('zz_helper')",
         "import zz_between",
         "try:\n    import zz_helper\nexcept ImportError:\n    pass",
     ],
@@ -224,6 +225,30 @@ def test_a_docstring_that_the_code_reads_counts(write):
     reads = HELPER + "PROMPT = loss.__doc__\n"
     root = write(**{"zz_lone.py": LONE.format(helper="zz_helper"), "zz_helper.py": reads})
     assert is_changed_by("zz_lone", root / "zz_helper.py", reads.replace("Of x.", "Of y."))
+
+
+def test_a_docstring_that_another_module_reads_counts(write):
+    reads = LONE.format(helper="zz_helper") + "PROMPT = loss.__doc__\n"
+    root = write(**{"zz_lone.py": reads, "zz_helper.py": HELPER})
+    assert is_changed_by("zz_lone", root / "zz_helper.py", HELPER.replace("Of x.", "Of y."))
+
+
+def test_data_beside_a_lone_module_counts_where_the_module_asks_for_it(write):
+    reads = LONE.format(helper="zz_helper") + (
+        "from pathlib import Path\nHERE = Path(__file__).parent\n"
+        "WORDS, MORE = (HERE / 'words.txt'), HERE / 'more'\nASIDE = '../stray', '', '.', 'helpers', 'absent.txt'\n"
+    )
+    blind = LONE.format(helper="zz_helper") + "WORDS = 'words.txt'\n"
+    root = write(**{
+        "zz_lone.py": reads, "zz_blind.py": blind, "zz_helper.py": HELPER, "words.txt": "a", "more/deep/x.json": "1",
+        "stray.txt": "a", "../stray": "a", "helpers/__init__.py": "", "helpers/data.txt": "a",
+    })  # fmt: skip
+    assert is_changed_by("zz_lone", root / "words.txt", "b")
+    assert is_changed_by("zz_lone", root / "more/deep/x.json", "2")
+    assert is_changed_by("zz_lone", root / "absent.txt", "now it is there")
+    for other in ("stray.txt", "../stray", "helpers/data.txt"):
+        assert not is_changed_by("zz_lone", root / other, "b")
+    assert not is_changed_by("zz_blind", root / "words.txt", "b")
 
 
 def installed(site: Path, version: str, origin: str | None = None) -> None:
