@@ -35,7 +35,7 @@ TABLE = {
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "cache_cli": "errors store",
     "cli": "__init__ assets cache_cli errors planning plugins report run scaffold scoring store suite terminal testing",
-    "docs": "api cli hookspecs plugins testing",
+    "docs": "api cli hookspecs plugins suite testing",
 }
 ORDER = tuple(TABLE)
 FINE = {

@@ -65,7 +65,7 @@ def _command(name: str, function: Any) -> Command:
 def _values(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(typing.get_args(annotation))
-    if isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return " or ".join(_values(part) for part in typing.get_args(annotation) if part is not type(None))
     if typing.get_origin(annotation) is list:
         return f"{_values(typing.get_args(annotation)[0])}, any number"

@@ -1,4 +1,4 @@
-"""What a plugin author may define, call and set, read off the source of `alignbench.api`.
+"""What a plugin author may define, call and set, and what a suite may say, read off the source of the classes.
 
 From the source and not from the objects, because what an attribute means stands in the comment beside it.
 """
@@ -10,8 +10,6 @@ import inspect
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
-
-from alignbench import api
 
 
 class Attribute(NamedTuple):
@@ -28,7 +26,7 @@ class Call(NamedTuple):
 
 
 class Contract(NamedTuple):
-    """One class of `alignbench.api`."""
+    """One class."""
 
     name: str
     meaning: str
@@ -36,12 +34,11 @@ class Contract(NamedTuple):
     calls: list[Call]
 
 
-def contract(name: str) -> Contract:
-    """With what it has from the classes of the contract it is made of, theirs first."""
-    cls = getattr(api, name)
-    whole = Contract(name, (inspect.getdoc(cls) or "").partition("\n\n")[0], [], [])
+def contract(cls: type) -> Contract:
+    """With what it has from alignbench's classes that it is made of, theirs first."""
+    whole = Contract(cls.__name__, (inspect.getdoc(cls) or "").partition("\n\n")[0], [], [])
     for part in reversed(cls.__mro__):
-        if part.__module__.startswith(f"{api.__name__}."):
+        if part.__module__.startswith("alignbench."):
             lines = inspect.getsource(part).splitlines()
             (node,) = ast.parse("\n".join(lines)).body
             assert isinstance(node, ast.ClassDef)
@@ -51,10 +48,26 @@ def contract(name: str) -> Contract:
 
 
 def _attributes(node: ast.ClassDef, lines: list[str]) -> Iterator[Attribute]:
-    for line in node.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+    for line, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id[0] != "_":
             default = "" if line.value is None else ast.unparse(line.value)
-            yield Attribute(line.target.id, ast.unparse(line.annotation), default, _comment(line, lines))
+            default = "{}" if default == "Field(default_factory=dict)" else default
+            meaning = " ".join(filter(None, [_comment(line, lines), _text(after)]))
+            yield Attribute(line.target.id, ast.unparse(_plain(line.annotation)), default, meaning)
+
+
+def _plain(annotation: ast.expr) -> ast.expr:
+    """`int` of `Annotated[int, ...]`."""
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        assert isinstance(annotation.slice, ast.Tuple)
+        return annotation.slice.elts[0]
+    return annotation
+
+
+def _text(line: ast.stmt | None) -> str:
+    """The words of a line that is a text and nothing else: they are of the attribute above it."""
+    is_text = isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+    return " ".join(ast.literal_eval(line.value).split()) if is_text else ""  # type: ignore[union-attr]
 
 
 def _comment(line: ast.AnnAssign, lines: list[str]) -> str:

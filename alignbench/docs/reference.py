@@ -1,4 +1,4 @@
-"""docs/reference.md: the hooks, the contract, the checks of the conformance kit and the commands, with what each takes.
+"""docs/reference.md: the hooks, the contract, a suite's keys, the conformance kit's checks, the commands and theirs.
 
 Nothing here is written twice: signatures, docstrings, the comments beside attributes and the kit's own list are the
 source, so the page cannot differ from the code. No torch.
@@ -9,19 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 
-from alignbench import hookspecs
+from alignbench import api, hookspecs
 from alignbench.docs.commands import commands
-from alignbench.docs.contract import Call, contract
+from alignbench.docs.contract import Call, Contract, contract
 from alignbench.docs.markdown import code, prose, table
 from alignbench.plugins import CONTRACTS
+from alignbench.suite import spec
 
 TITLE = """\
 <!-- generated: python -m alignbench.docs docs/reference.md -->
 
 # Reference
 
-What a plugin may implement, define and call; what the conformance kit holds it to; the commands. The way from nothing
-to a published row is in [plugins/README.md](../plugins/README.md).
+What a plugin may implement, define and call; what a suite may say; what the conformance kit holds a plugin to; the
+commands. The way from nothing to a published row is in [plugins/README.md](../plugins/README.md).
 """
 MADE = {  # classes a plugin defines, and what the harness passes to their constructors
     "AlignmentMethod": "The harness calls the class without an argument.",
@@ -31,10 +32,21 @@ MADE = {  # classes a plugin defines, and what the harness passes to their const
 }
 GIVEN = ("Trial", "Budget", "RecipeBuilder", "Work")  # classes a plugin is handed
 TUPLES = ("TokenBatch", "PreferenceBatch", "Rollout", "ActorCritic", "Inputs", "SourceRef", "SourceRoom")
+SUITE = {  # keys of a suite that hold more keys, and what they hold
+    "the file": spec.Suite,
+    "lora": spec.Lora,
+    "task": spec.Named,
+    "sft": spec.Training,
+    "comparisons": spec.Comparisons,
+    "samples": spec.Sampling,
+    "reward_model": spec.RewardModelConfig,
+    "evaluation": spec.Evaluation,
+    "methods[i]": spec.Row,
+}
 
 
 def reference_page() -> str:
-    sections = (_hooks(), _made(), _given(), _options(), _tuples(), _checks(), _commands())
+    sections = (_hooks(), _made(), _given(), _options(), _tuples(), _suite(), _checks(), _commands())
     return "\n\n".join([TITLE.rstrip(), *(paragraph for section in sections for paragraph in section)]) + "\n"
 
 
@@ -56,11 +68,11 @@ def _hooks() -> Iterator[str]:
 def _made() -> Iterator[str]:
     yield "## Classes a plugin defines"
     for name, made in MADE.items():
-        it = contract(name)
+        it = contract(getattr(api, name))
         yield f"### {code(name)}"
         yield prose(f"{it.meaning} {made}")
         if it.attributes:
-            yield _attributes(name)
+            yield _attributes(it)
         for head, calls in (
             ("Must be defined:", [call for call in it.calls if call.is_required]),
             ("May be overridden:", [call for call in it.calls if not call.is_required]),
@@ -73,38 +85,51 @@ def _made() -> Iterator[str]:
 def _given() -> Iterator[str]:
     yield "## Objects a plugin is handed"
     for name in GIVEN:
-        it = contract(name)
+        it = contract(getattr(api, name))
         yield f"### {code(name)}"
         yield prose(it.meaning)
         if it.attributes:
-            yield _attributes(name)
+            yield _attributes(it)
         yield _calls(it.calls)
 
 
 def _options() -> Iterator[str]:
     yield "## Options every method has"
-    yield prose(contract("OptimizerConfig").meaning + " `MethodConfig` inherits them.")
-    yield _attributes("OptimizerConfig")
+    yield prose(contract(api.OptimizerConfig).meaning + " `MethodConfig` inherits them.")
+    yield _attributes(contract(api.OptimizerConfig))
 
 
 def _tuples() -> Iterator[str]:
     yield "## What passes between them"
     for name in TUPLES:
         yield f"### {code(name)}"
-        yield prose(contract(name).meaning)
-        yield _attributes(name)
+        it = contract(getattr(api, name))
+        yield prose(it.meaning)
+        yield _attributes(it)
 
 
 def _calls(calls: Sequence[Call]) -> str:
     return "\n".join(f"- {code(call.signature)}<br>{prose(call.meaning)}".removesuffix("<br>") for call in calls)
 
 
-def _attributes(name: str) -> str:
-    rows = contract(name).attributes
+def _attributes(it: Contract) -> str:
     return table(
         ("name", "type", "default", "meaning"),
-        [(code(row.name), code(row.type), code(row.default), prose(row.meaning)) for row in rows],
+        [(code(row.name), code(row.type), code(row.default), prose(row.meaning)) for row in it.attributes],
     )
+
+
+def _suite() -> Iterator[str]:
+    yield "## A suite"
+    yield prose(
+        "A YAML file. `methods` is a list of rows, a row a method's name or a mapping; every other key may be left "
+        "out. A task's and a reward source's options are those of its `Config`. A `Count` is 1 to 1000000."
+    )
+    for name, part in SUITE.items():
+        it = contract(part)
+        yield f"### {code(name)}"
+        yield prose(it.meaning)
+        yield _attributes(it)
 
 
 def _checks() -> Iterator[str]:

@@ -57,4 +57,5 @@ class Completions(Kind):
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         o = stage.options
-        return Told(f"completions of {below['policy'].made}, seed {o['seed']}", o["prompts"] * o["per_prompt"])
+        each = "" if o["per_prompt"] == 1 else f", {o['per_prompt']} a prompt"
+        return Told(f"completions of {below['policy'].made}{each}, seed {o['seed']}", o["prompts"] * o["per_prompt"])

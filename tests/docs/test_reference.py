@@ -43,7 +43,7 @@ def test_every_hook_is_listed_with_what_it_takes_and_returns() -> None:
 def test_every_public_method_of_the_contract_is_listed_with_its_own_arguments(cls: type) -> None:
     """Against inspect; the page itself is made from the syntax tree."""
     public = {name: f for name, f in inspect.getmembers(cls, inspect.isfunction) if not name.startswith("_")}
-    listed = {call.signature.partition("(")[0]: call for call in contract(cls.__name__).calls if "(" in call.signature}
+    listed = {call.signature.partition("(")[0]: call for call in contract(cls).calls if "(" in call.signature}
     assert listed.keys() == public.keys()
     for name, function in public.items():
         bare = str(inspect.signature(function)).replace("'", "").replace("(self, ", "(").replace("(self)", "()")
@@ -54,7 +54,7 @@ def test_every_public_method_of_the_contract_is_listed_with_its_own_arguments(cl
 
 
 def test_an_attribute_is_listed_with_the_comment_beside_it() -> None:
-    attributes = {one.name: one for one in contract("AlignmentMethod").attributes}
+    attributes = {one.name: one for one in contract(AlignmentMethod).attributes}
     assert attributes["kl_knob"].meaning == "the option a sweep turns; larger trains nearer the reference"
     assert attributes["needs"].default == "frozenset()"
     assert list(attributes) == list(inspect.get_annotations(AlignmentMethod))
