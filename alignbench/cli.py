@@ -23,7 +23,13 @@ from rich.table import Table
 from alignbench import __version__
 from alignbench.cache_cli import cache
 from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
-from alignbench.terminal import add_current_folder, finish_streams, leave_current_folder, open_streams
+from alignbench.terminal import (
+    add_current_folder,
+    finish_streams,
+    leave_current_folder,
+    open_streams,
+    refuse_to_vanish,
+)
 
 # Set before any library reads them: no telemetry, and no bars or warnings of theirs across ours.
 for _name, _value in {
@@ -93,13 +99,14 @@ def plan(
         Literal["slurm", "jsonl"] | None, typer.Option(help="write plan.json and a job per missing stage")
     ] = None,
     output: Annotated[Path, typer.Option(help="folder that receives what --export writes")] = Path("jobs"),
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="seconds one step of a plugin's may take")] = None,
 ) -> None:
     """Print the stages of a suite, which of them are cached, and an estimate of the time the rest takes."""
     from alignbench.run.export import export as export_jobs
     from alignbench.run.preview import plan_table
     from alignbench.store import Store
 
-    made = _plan(suite, plugin, is_apart=True)
+    made = _plan(suite, plugin, is_apart=True, timeout=timeout)
     if json_:
         print(json.dumps(made.to_dict(), indent=1))
     elif export is not None:
@@ -134,6 +141,7 @@ def plugins(plugin: PluginModules = None) -> None:
     """List every method, reward source and task, where it comes from, and what failed to load, and why."""
     from alignbench.plugins import Plugin
 
+    refuse_to_vanish()
     catalog = _catalog(plugin)
     kinds: list[tuple[str, dict[str, Plugin[Any]]]] = [
         ("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)
@@ -166,6 +174,7 @@ def check(
         raise UserError(
             "nothing to check: name a method, a reward source or `harness`; `alignbench plugins` lists them"
         )
+    refuse_to_vanish()
     raise typer.Exit(run_checks(names, _catalog(plugin), "learning" if learning else "contract", console))
 
 
@@ -255,6 +264,7 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     from alignbench.report.notes import remarks
     from alignbench.report.table import to_rich, write_results
     from alignbench.run.logs import traced
+    from alignbench.run.schedule import NOT_YET
     from alignbench.scoring.record import parted
     from alignbench.store import Store
 
@@ -279,7 +289,8 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
         if record.status == "failed":
             cause = str(record.cause)
             more = f"; `alignbench log {logs[cause][:12]}` has the traceback" if cause in logs else ""
-            _complain(f"{record.label} (seed {record.seed}) failed: {cause}{more}")
+            failed = "" if cause.startswith(NOT_YET) else " failed"
+            _complain(f"{record.label} (seed {record.seed}){failed}: {cause}{more}")
     if refusal is not None:
         raise refusal
     raise typer.Exit(outcome.exit_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 
 def leave_current_folder() -> None:
@@ -55,6 +56,19 @@ def finish_streams() -> str | None:
             problem = problem or f"the output cannot be written: {getattr(error, 'strerror', None) or error}"
             _put_null_at(number)
     return problem
+
+
+def refuse_to_vanish() -> None:
+    """From here on `os._exit` raises RuntimeError in this process: plugins run in it, and one that ends it with 0 must
+    not pass for a success. A forked child may still leave that way."""
+    process, leave = os.getpid(), os._exit
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() == process:
+            raise RuntimeError(f"it called os._exit({status!r}); return from the function instead")
+        leave(status)
+
+    os._exit = refuse
 
 
 def _put_null_at(number: int) -> None:

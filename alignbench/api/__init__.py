@@ -5,7 +5,7 @@ prompts, preferences and the gold reward. A method says what it trains from in `
 (supervised start, samples, comparisons, reward model, or its own), which the harness caches and shares by content.
 """
 
-from alignbench.api.config import Config, MethodConfig, OptimizerConfig
+from alignbench.api.config import Config, Count, MethodConfig, OptimizerConfig
 from alignbench.api.data import Demonstration, Pair, Rubric, Split, TrainingData
 from alignbench.api.methods import NEEDS, AlignmentMethod, Decoding
 from alignbench.api.stages import Inputs, RecipeBuilder, SourceRef, Stage, View, Work
@@ -18,6 +18,7 @@ __all__ = [
     "AlignmentMethod",
     "Budget",
     "Config",
+    "Count",
     "Decoding",
     "Demonstration",
     "HeldOutPairs",

@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from alignbench.api import Config, OptimizerConfig
+from alignbench.api import Config, Count, OptimizerConfig
 from alignbench.errors import UserError, nearest
 from alignbench.suite.source import M, Source, opening, read, shown, validated
 from alignbench.suite.source import validate_options as validate_options  # for those who import it from here
@@ -87,7 +87,7 @@ class Named(Config):
 class Lora(Config):
     """Adapters of the policy and of the reward model. The options of peft.LoraConfig."""
 
-    r: PositiveInt = 16  # rank
+    r: Annotated[int, Field(ge=1, le=16_384)] = 16  # rank
     alpha: PositiveInt = 16  # the update is scaled by alpha / r
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability
     target_modules: Literal["all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)] = "all-linear"
@@ -106,8 +106,8 @@ class Comparisons(Config):
 
     source: Text = "panel"  # "human": the task's real pairs; else a reward source
     options: Options = Field(default_factory=dict)  # of the source
-    pairs: PositiveInt = 256
-    human_pairs: NonNegativeInt = 0  # of the task's real pairs, put beside those of another source
+    pairs: Count = 256
+    human_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # real pairs of the task, beside those of another source
 
 
 class Sampling(Config):
@@ -131,9 +131,9 @@ class RewardModelConfig(OptimizerConfig):
 class Evaluation(Config):
     """Scoring on held-out prompts."""
 
-    prompts: PositiveInt = 128
-    held_out_pairs: PositiveInt = 500  # real human pairs for reward-model accuracy
-    batch_size: PositiveInt = 128  # completions per forward pass
+    prompts: Count = 128
+    held_out_pairs: Count = 500  # real human pairs for reward-model accuracy
+    batch_size: Count = 128  # completions per forward pass
     bootstrap: Annotated[int, Field(ge=1, le=100_000)] = 2000  # resamples per interval
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the intervals
 

@@ -22,12 +22,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations, cycle, islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from alignbench import api
 from alignbench.api import (
+    Count,
     Demonstration,
     HeldOutPairs,
     Pair,
@@ -51,7 +52,8 @@ COMPLETIONS = tuple("".join(text) for length in range(MAX_NEW_TOKENS + 1) for te
 
 
 class RewardConfig(api.Config):
-    reward_scale: PositiveFloat = 3.0  # points; a prompt's worst completion lies about this far below its best
+    # points; a prompt's worst completion lies about this far below its best
+    reward_scale: Annotated[PositiveFloat, Field(le=1e6)] = 3.0
     reward_seed: NonNegativeInt = 0  # another seed, another table
 
 
@@ -67,10 +69,10 @@ class Oracle(Task):
     )
 
     class Config(RewardConfig):
-        train: PositiveInt = 3  # prompts: the three over and over, as the next two
-        label: PositiveInt = 8000
-        eval: PositiveInt = 600
-        held_out: PositiveInt = 1560  # pairs
+        train: Count = 3  # prompts: the three over and over, as the next two
+        label: Count = 8000
+        eval: Count = 600
+        held_out: Count = 1560  # pairs
 
     max_new_tokens = MAX_NEW_TOKENS
 

@@ -145,6 +145,15 @@ def by_hand() -> list[Case]:
         suite_case("a seed twice", {**GOOD, "seeds": [1, 1]}, "seeds", "distinct"),
         suite_case("a seed beyond 32 bits", {**GOOD, "seeds": [2**32]}, "seeds"),
         suite_case("a billion resamples", _with(("evaluation", "bootstrap"), 10**9), "bootstrap", "100000"),
+        suite_case("more pairs than memory", _with(("comparisons", "pairs"), 10**17), "comparisons.pairs", "1000000"),
+        suite_case(
+            "a split too large", {**GOOD, "task": {"name": "oracle", "options": {"eval": 10**17}}}, "eval", "1000000"
+        ),
+        suite_case(
+            "a reward beyond numbers", {**GOOD, "task": {"name": "oracle", "options": {"reward_scale": 1e308}}},
+            "reward_scale", "1000000",
+        ),
+        suite_case("a rank beyond memory", _with(("lora", "r"), 10**9), "lora.r", "16384"),
         suite_case("a confidence of 1", _with(("evaluation", "confidence"), 1), "confidence"),
         suite_case("two rows of one label", {**GOOD, "methods": ["sft", "sft"]}, "label"),
         suite_case("no such method", {**GOOD, "methods": ["dpoo"]}, "did you mean 'dpo'?"),
@@ -181,9 +190,14 @@ def by_hand() -> list[Case]:
             "a plugin that raises", ("plan", "suite.yaml", "--plugin", "zz_raises"), {**plan, "zz_raises.py": "1 / 0"},
             ("--plugin zz_raises", "ZeroDivisionError"),
         ),
+        Case(
+            "a plugin that ends the process", ("plugins", "--plugin", "zz_exits"),
+            {"zz_exits.py": "import os\nos._exit(0)"}, ("--plugin zz_exits", "os._exit(0)"),
+        ),
         Case("a plan that is not there", stage, says=("plan.json", "alignbench plan")),
         Case("a plan that is no JSON", stage, {"plan.json": "{"}, ("plan.json", "alignbench plan")),
         Case("a plan that is no text", stage, {"plan.json": b"\xff\x80"}, ("plan.json",)),
+        Case("a plan nested without end", stage, {"plan.json": "[" * 200_000}, ("plan.json", "alignbench plan")),
         Case("a plan that is a list", stage, {"plan.json": "[]"}, ("plan.json", "alignbench plan")),
         Case("a plan without stages", stage, {"plan.json": json.dumps({"suite": GOOD})}, ("plan.json",)),
         Case("a plan with a wrong suite", stage, {"plan.json": '{"suite": {"max_steps": "x"}}'}, ("plan.json",)),
