@@ -50,6 +50,11 @@ def model_digest(model: str) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
+def weight_bytes(model: str) -> int:
+    """Of the model's weights on the disk. 0: not known, as of a Hub id, or of weights that are no safetensors."""
+    return sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
+
+
 def _toy_folder(name: str) -> Path:
     def fill(built: Path) -> dict[str, str]:
         build_toy(name, built)

@@ -18,6 +18,7 @@ from alignbench.suite.plan import Plan, PlannedStage
 
 TELLING = ("loss", "reward", "kl_nats", "accuracy")  # how the names of such numbers begin
 MOST_NUMBERS = 4
+MOST_WARNINGS = 20  # of one run
 QUIET = 30.0  # seconds after which a log file is told how far a stage is
 
 
@@ -34,9 +35,15 @@ class Board(Watcher):
         self._whole = self._bars.add_task("all stages", total=len(plan.stages), told="")
         self._at: dict[str, TaskID] = {}  # bars of the stages at work, by key
         self._spoke = time.monotonic()
+        self._warned: set[str] = set()
         self._left = {key: stage.estimate for key, stage in plan.stages.items()}  # seconds, of what is not settled
         self._took, self._foreseen = 0.0, 0.0  # seconds, of what was computed
-        self.settled = 0  # stages that are in the store
+        self._ended: dict[str, bool] = {}  # whether it is in the store, by key
+
+    @property
+    def settled(self) -> int:
+        """How many stages are in the store."""
+        return sum(self._ended.values())
 
     def __enter__(self) -> Board:
         self._bars.start()
@@ -48,10 +55,24 @@ class Board(Watcher):
         self._bars.stop()
 
     def stage_begins(self, stage: PlannedStage) -> None:
-        self._at[stage.key] = self._bars.add_task(_shown(stage.title), total=None, told="")
+        if stage.key not in self._at:  # else it was put back
+            self._at[stage.key] = self._bars.add_task(_shown(stage.title), total=None, told="")
 
     def stage_waits(self, stage: PlannedStage) -> None:
-        self._say(f"           another run is computing {_shown(stage.title)}; waiting for it")
+        self._warn(f"another run is computing {stage.title}; waiting for it", "")
+
+    def stage_warns(self, stage: PlannedStage, text: str) -> None:
+        self._warn(text, f"{stage.title}: ")
+
+    def _warn(self, text: str, opening: str) -> None:
+        """Once, by whichever stage says it first: each process does that runs into it."""
+        text = printable(text)
+        if text in self._warned or len(self._warned) > MOST_WARNINGS:
+            return
+        self._warned.add(text)
+        is_last = len(self._warned) > MOST_WARNINGS
+        more = "there are more warnings; `alignbench log KEY` has those of a stage"
+        self._say(f"           {more if is_last else _shown(opening + text)}")
 
     def stage_advances(self, stage: PlannedStage, done: int, total: int, numbers: Mapping[str, float]) -> None:
         if stage.key not in self._at:
@@ -71,9 +92,9 @@ class Board(Watcher):
             self._took, self._foreseen = self._took + seconds, self._foreseen + foreseen
             end = "" if cause is None else f"  FAILED: {_shown(cause)}"
             self._say(f"{seconds:7.1f} s  {_shown(stage.title)}{end}")
-        self.settled += cause is None
+        self._ended[stage.key] = cause is None
         pace = self._took / self._foreseen if self._foreseen else 1.0
-        self._bars.update(self._whole, advance=1, told=_left(pace * sum(self._left.values())))
+        self._bars.update(self._whole, completed=len(self._ended), told=_left(pace * sum(self._left.values())))
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()

@@ -79,7 +79,7 @@ def compute_stage(key: str, file: Path) -> str:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; write it with `alignbench plan --json`") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{file}: not JSON; write it again with `alignbench plan SUITE --json`") from None
     modules = data.get("modules", []) if isinstance(data, dict) else None
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
@@ -117,7 +117,7 @@ def _plans_own(file: Path) -> Iterator[None]:
     """Reading what `alignbench plan --json` writes: another shape is a mistake in the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         said = f"not a plan ({type(error).__name__}); write it again with `alignbench plan SUITE --json`"
         raise UserError(f"{file}: {said}") from None
 

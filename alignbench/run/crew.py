@@ -22,7 +22,8 @@ from typing import Any
 
 import psutil
 
-from alignbench.run.failure import LOWER, Failure
+from alignbench.run.failure import LOWER, Failure, failure_from
+from alignbench.run.lines import Lines
 from alignbench.run.logs import Log
 from alignbench.run.schedule import Ended, Watcher
 from alignbench.run.worker import serve
@@ -34,6 +35,7 @@ DYING = 5.0  # seconds that a process may take to end once its pipe is closed
 LONGEST_MESSAGE = 1 << 20  # bytes
 PRELOAD = "alignbench.run.preload"  # of the server that children are forked from
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
+MOST = 10**12  # steps, texts: whatever a stage counts
 TRIES = 2  # of a stage whose process died
 
 
@@ -58,7 +60,9 @@ class Child:
             self.process.start()
         theirs.close()
         log.close()
+        self.lines = Lines(self.orders.fileno(), LONGEST_MESSAGE)
         os.set_blocking(self.printed.fileno(), False)
+        self.is_mute = False  # nothing more will be printed
         self.stage: PlannedStage | None = None
         self.watcher: Watcher | None = None
         self.log = Log()
@@ -71,19 +75,13 @@ class Child:
             self.orders.send_bytes(json.dumps(order).encode())
 
     def listen(self) -> None:
-        """Take what it printed; a pipe that nobody reads would stop it."""
+        """Take some of what it printed: a pipe that nobody reads would stop it, and no flood may keep the parent."""
         with suppress(OSError):
-            while text := os.read(self.printed.fileno(), 1 << 16):
+            for _ in range(64):
+                if not (text := os.read(self.printed.fileno(), 1 << 16)):
+                    self.is_mute = True
+                    return
                 self.log.add(text)
-
-    def message(self) -> dict[str, Any] | None:
-        """The next message. ValueError if it is none: a plugin wrote into the pipe."""
-        if not self.orders.poll():
-            return None
-        said = json.loads(self.orders.recv_bytes(LONGEST_MESSAGE))
-        if not isinstance(said, dict):
-            raise ValueError("not a mapping")
-        return said
 
     def kill(self) -> None:
         """End it, and whatever it started."""
@@ -120,7 +118,10 @@ class ProcessCrew:
         self._tries: dict[str, int] = {}
 
     def start(self, stage: PlannedStage, watcher: Watcher) -> None:
-        self._tries[stage.key] = self._tries.get(stage.key, 0) + 1
+        self._tries[stage.key] = 1
+        self._begin(stage, watcher)
+
+    def _begin(self, stage: PlannedStage, watcher: Watcher) -> None:
         taken = [child.gpu for child in self._busy]
         idle = [child for child in self._warm if child.gpu is None or child.gpu not in taken]
         if stage.plugins or not idle:
@@ -134,7 +135,8 @@ class ProcessCrew:
 
     def wait(self) -> list[Ended]:
         """Every stage that ended meanwhile; a fraction of a second at most."""
-        sources: list[Any] = [x for child in self._busy for x in (child.orders, child.printed, child.process.sentinel)]
+        sources: list[Any] = [x for child in self._busy for x in (child.orders, child.process.sentinel)]
+        sources += [child.printed for child in self._busy if not child.is_mute]
         wait(sources, timeout=POLL)
         return [ended for child in list(self._busy) for ended in self._look(child)]
 
@@ -148,17 +150,18 @@ class ProcessCrew:
         assert child.watcher is not None
         child.listen()
         try:
-            while said := child.message():
+            is_over = child.lines.take()
+            while (said := child.lines.next()) is not None:
                 if "ended" in said:
-                    failure = None if said["failure"] is None else Failure(**said["failure"])
-                    return self._done(child, failure)
+                    failure = None if said["failure"] is None else failure_from(said["failure"])
+                    return self._done(child, failure, is_new=bool(said.get("is_new", True)))
                 pass_on(said, child.stage, child.watcher)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return self._lost(child, "its process wrote rubbish into the harness's own pipe", may_retry=False)
-        except (EOFError, OSError):  # it is dying, or nobody can be heard on that pipe again
+        if is_over:  # it is dying, or nobody can be heard on that pipe again
             child.process.join(DYING)
             if child.process.exitcode is None:
-                return self._lost(child, "its process closed the harness's own pipe, or flooded it", may_retry=False)
+                return self._lost(child, "its process closed the harness's own pipe", may_retry=False)
         if child.process.exitcode is not None:
             return self._lost(child, death(child.process.exitcode), may_retry=True)
         if self.timeout is not None and time.monotonic() - child.began > self.timeout:
@@ -168,13 +171,13 @@ class ProcessCrew:
             return self._lost(child, f"out of memory: it took {have}; {LOWER}", may_retry=False)
         return []
 
-    def _done(self, child: Child, failure: Failure | None) -> list[Ended]:
+    def _done(self, child: Child, failure: Failure | None, *, is_new: bool) -> list[Ended]:
         """The stage is over, the process lives."""
         stage = child.stage
         assert stage is not None
         if failure is None and not self.store.has(stage.key):
             failure = Failure(blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
-        ended = Ended(stage.key, time.monotonic() - child.began, failure)
+        ended = Ended(stage.key, time.monotonic() - child.began, failure, is_new)
         self._busy.remove(child)
         if child.plugins or failure is not None:
             child.kill()
@@ -191,7 +194,8 @@ class ProcessCrew:
         self._busy.remove(child)
         child.kill()
         if may_retry and self._tries[stage.key] < TRIES:
-            self.start(stage, watcher)
+            self._tries[stage.key] += 1
+            self._begin(stage, watcher)
             return []
         times = ", twice" if may_retry else ""
         failure = Failure(
@@ -202,12 +206,17 @@ class ProcessCrew:
 
 
 def pass_on(said: dict[str, Any], stage: PlannedStage, watcher: Watcher) -> None:
-    """What a child says on the way. ValueError, KeyError or TypeError where it is rubbish."""
+    """What a child says on the way. ValueError, KeyError, TypeError or OverflowError where it is rubbish."""
     if "waits" in said:
         watcher.stage_waits(stage)
+    elif "warning" in said:
+        watcher.stage_warns(stage, str(said["warning"]))
     else:
         numbers = {str(name): float(value) for name, value in dict(said["numbers"]).items()}
-        watcher.stage_advances(stage, int(said["done"]), int(said["total"]), numbers)
+        done, total = int(said["done"]), int(said["total"])
+        if max(abs(done), abs(total)) > MOST:
+            raise ValueError("no count of anything")
+        watcher.stage_advances(stage, done, total, numbers)
 
 
 @contextmanager

@@ -81,11 +81,10 @@ class Bench:
         """One thread for a toy: a second only waits there, and would make its bits depend on the machine."""
         import torch
 
-        from alignbench.assets.models import resolve_model
+        from alignbench.assets.models import weight_bytes
 
         before = torch.get_num_threads()
-        weights = Path(resolve_model(self.plan.suite.model)).glob("*.safetensors")
-        if 0 < sum(file.stat().st_size for file in weights) < TOY_BYTES:
+        if 0 < weight_bytes(self.plan.suite.model) < TOY_BYTES:
             torch.set_num_threads(1)
         try:
             yield

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from alignbench.errors import PluginError, UserError, in_words
+from alignbench.errors import PluginError, UserError, in_words, printable
 from alignbench.suite.plan import PlannedStage
 
 Blame = Literal["user", "plugin", "bug"]
@@ -20,6 +20,14 @@ class Failure:
     cause: str  # one line
     blame: Blame  # a mistake in what was given, a plugin that broke its contract, or anything else
     traceback: str = ""
+
+
+def failure_from(said: Any) -> Failure:
+    """A failure as another process told it. ValueError, KeyError or TypeError if it is none: a plugin may have."""
+    failure = Failure(**said)
+    if failure.blame not in get_args(Blame) or not all(isinstance(text, str) for text in vars(failure).values()):
+        raise ValueError("no failure")
+    return Failure(printable(failure.cause), failure.blame, failure.traceback)
 
 
 def failure_of(error: BaseException, stage: PlannedStage) -> Failure:

@@ -22,16 +22,16 @@ class Here:
         self._ended: list[Ended] = []
 
     def start(self, stage: PlannedStage, watcher: Watcher) -> None:
-        began, failure = time.perf_counter(), None
+        began, failure, is_new = time.perf_counter(), None, True
         self.bench.progress = lambda done, total, **numbers: watcher.stage_advances(stage, done, total, numbers)
         self.bench.waiting = lambda: watcher.stage_waits(stage)
         try:
-            self.bench.compute(stage.key)
+            is_new = self.bench.compute(stage.key)
         except (Exception, SystemExit) as error:
             if self.is_strict:
                 raise
             failure = failure_of(error, stage)
-        self._ended.append(Ended(stage.key, time.perf_counter() - began, failure))
+        self._ended.append(Ended(stage.key, time.perf_counter() - began, failure, is_new))
 
     def wait(self) -> list[Ended]:
         ended, self._ended = self._ended, []

@@ -9,23 +9,19 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
-from json import dumps  # by name: a plugin may patch the module
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import NoReturn, cast
 
 from alignbench.errors import PluginError, UserError, in_words
 from alignbench.plugins import Step, Steps
+from alignbench.run.lines import say
 from alignbench.run.worker import prefer_to_be_killed
 from alignbench.suite.plan import Plan
 
 
 def work(make: Callable[[Steps], Plan], refused: dict[Step, str], tells: int, prints: int, ends_with: int) -> NoReturn:
     """The child's side. It never returns into the parent's code."""
-    end, write, at = os._exit, os.write, [cast(Step | None, None)]
-
-    def tell(said: dict[str, Any]) -> None:
-        text = memoryview(dumps(said).encode() + b"\n")
-        while text:
-            text = text[write(tells, text) :]
+    end, write, at, tell = os._exit, os.write, [cast(Step | None, None)], partial(say, tells)
 
     def begin(step: Step | None) -> None:
         if step != at[0]:

@@ -2,7 +2,6 @@
 
 The child is a fork from before any plugin was loaded, which costs milliseconds. It says where it is before each step
 that runs a plugin's code. Where it dies or has to be ended, the parent knows whose code ran, and plans again without.
-A message is one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from json import loads
 from typing import Any, NamedTuple, cast
 
 from alignbench.errors import Interrupted, UserError, printable
 from alignbench.plugins import Catalog, Step, Steps
+from alignbench.run.lines import Lines
 from alignbench.run.logs import Log
 from alignbench.run.plan_worker import work
 from alignbench.suite.plan import Plan, plan_of
@@ -61,7 +60,6 @@ class _Planner:
     def __init__(self, make: Callable[[Steps], Plan], refused: dict[Step, str], memory: int | None) -> None:
         self.memory = memory
         self.log, self.step, self.began = Log(), cast(Step | None, None), time.monotonic()
-        self._text = bytearray()
         self.told, tells = os.pipe()
         self.printed, prints = os.pipe()
         ends_with, self.life = os.pipe()  # the child ends when the parent's end of it is gone
@@ -74,8 +72,8 @@ class _Planner:
             work(make, refused, tells, prints, ends_with)
         for descriptor in (tells, prints, ends_with):
             os.close(descriptor)
-        for descriptor in (self.told, self.printed):
-            os.set_blocking(descriptor, False)
+        os.set_blocking(self.printed, False)
+        self.lines = Lines(self.told, LONGEST_MESSAGE)
 
     def wait(self, timeout: float | None) -> dict[str, Any] | _Lost:
         """The plan's JSON values, or how the planner was lost. UserError that the child raised."""
@@ -89,11 +87,9 @@ class _Planner:
             if self._log_from(self.printed):
                 sources = [self.told]
             try:
-                is_over = self._take()
-                while (length := self._text.find(b"\n") + 1) > 0:
-                    line = bytes(self._text[:length])
-                    del self._text[:length]
-                    if (plan := self._hear(loads(line))) is not None:
+                is_over = self.lines.take()
+                while (said := self.lines.next()) is not None:
+                    if (plan := self._hear(said)) is not None:
                         return plan
             except (ValueError, KeyError, TypeError, RecursionError):
                 return _Lost(self.step, "it wrote rubbish into the harness's own pipe")
@@ -123,16 +119,6 @@ class _Planner:
         else:
             return dict(said["plan"])
         return None
-
-    def _take(self) -> bool:
-        """Read what was told. True at the pipe's end."""
-        with suppress(BlockingIOError):
-            while text := os.read(self.told, 1 << 16):
-                self._text += text
-                if len(self._text) > LONGEST_MESSAGE:
-                    raise ValueError("longer than any plan")
-            return True
-        return False
 
     def _log_from(self, pipe: int) -> bool:
         """Take some of what was printed: a pipe that nobody reads would stop it. True at the pipe's end."""

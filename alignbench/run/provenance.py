@@ -30,7 +30,7 @@ PATIENCE = 5  # seconds for one question to git
 def provenance_of(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, Any]:
     """The record's `provenance`, as JSON values."""
     stages = {} if cell.score is None else plan.upstream(cell.score)
-    facts = [_facts(stage, store) for stage in stages.values() if store.has(stage.key)]
+    facts = [fact for stage in stages.values() if (fact := _facts(stage, store)) is not None]
     when = next((fact["when"] for fact in facts if fact["key"] == cell.score), None)
     return {
         "alignbench": alignbench.__version__,
@@ -49,9 +49,12 @@ def provenance_of(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, Any]
     }
 
 
-def _facts(stage: PlannedStage, store: Store) -> dict[str, Any]:
-    """Of a finished stage, which an older alignbench may have computed: it said less."""
-    meta = store.meta(stage.key)
+def _facts(stage: PlannedStage, store: Store) -> dict[str, Any] | None:
+    """Of a finished stage, which an older alignbench may have computed: it said less. None: it is not there."""
+    try:
+        meta = store.meta(stage.key)
+    except KeyError:
+        return None
     cost, machine = meta.get("cost", {}), meta.get("machine", {})
     return {
         "key": stage.key, "kind": stage.kind, "when": meta.get("when"),

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from alignbench.errors import UserError, in_words
 from alignbench.run.crew import POLL, TRIES, blamed, pass_on, share_of_cores
-from alignbench.run.failure import Failure
+from alignbench.run.failure import Failure, failure_from
 from alignbench.run.logs import Log
 from alignbench.run.ray_cluster import check_ray, joined
 from alignbench.run.ray_task import compute, progress_file
@@ -77,10 +77,16 @@ class RayCrew:
     def wait(self) -> list[Ended]:
         """Every stage that ended meanwhile; a fraction of a second at most."""
         ready = wait(self._running, POLL, FIRST_COMPLETED).done  # a signal would break off Ray's own wait as an error
-        for stage, watcher, *_ in self._running.values():
-            with suppress(OSError, ValueError, KeyError, TypeError):  # nothing was said yet, or half of it
-                pass_on(json.loads(progress_file(self.store.root, stage.key).read_text()), stage, watcher)
+        for running in self._running.values():
+            self._hear(running)
         return [self._ended(future) for future in ready]
+
+    def _hear(self, running: Running) -> None:
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):  # nothing was said yet, or half of it
+            said = json.loads(progress_file(self.store.root, running.stage.key).read_text())
+            for text in said["warnings"]:
+                running.watcher.stage_warns(running.stage, str(text))
+            pass_on(said, running.stage, running.watcher)
 
     def close(self) -> None:
         """Cancel what runs, and end what was started here."""
@@ -98,17 +104,19 @@ class RayCrew:
         return max(1, int(have.get("GPU" if needs_gpu else "CPU", 1)))
 
     def _ended(self, future: Future[str]) -> Ended:
-        stage, _, began, _ = self._running.pop(future)
+        running = self._running.pop(future)
+        self._hear(running)
+        stage, began, is_new = running.stage, running.began, True
         try:
             said = json.loads(future.result())
-            failure = None if said is None else Failure(**said)
+            failure, is_new = said["failure"] and failure_from(said["failure"]), said["is_new"]
         except self._ray.exceptions.RayError as error:
             failure = _broken(stage, error)
             Log().keep(self.store, stage.key, failure)
         if failure is None and not self._sees(stage.key):
             failure = Failure(f"it was computed elsewhere and is not in {self.store.root}; share that folder", "user")
         progress_file(self.store.root, stage.key).unlink(missing_ok=True)
-        return Ended(stage.key, time.monotonic() - began, failure)
+        return Ended(stage.key, time.monotonic() - began, failure, is_new)
 
     def _sees(self, key: str) -> bool:
         began = time.monotonic()

@@ -21,10 +21,12 @@ from alignbench.errors import UserError, in_words
 from alignbench.run.crew import ProcessCrew, memory_limit
 from alignbench.run.elsewhere import check_same, made_here
 from alignbench.run.failure import Failure
-from alignbench.run.schedule import Watcher
+from alignbench.run.schedule import Ended, Watcher
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
 from alignbench.suite.spec import Suite
+
+MOST_WARNINGS = 20  # of one stage that are passed on; its log has all
 
 
 class Seat:
@@ -57,7 +59,7 @@ class Seat:
             threads=settings["threads"],
         )  # fmt: skip
 
-    def compute(self, key: str) -> Failure | None:
+    def compute(self, key: str) -> Ended:
         stage = self.stages[key]
         if self.made is not None:
             check_same(stage, self.made)
@@ -66,7 +68,7 @@ class Seat:
             pass
         if stage.resources.get("gpus"):
             self.crew.close()
-        return ended[0].failure
+        return ended[0]
 
 
 class Telling(Watcher):
@@ -74,11 +76,19 @@ class Telling(Watcher):
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.said: dict[str, Any] = {"warnings": []}
+
+    def stage_warns(self, stage: PlannedStage, text: str) -> None:
+        self._say(stage, warnings=[*self.said["warnings"], text][-MOST_WARNINGS:])
 
     def stage_advances(self, stage: PlannedStage, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        self._say(stage, done=done, total=total, numbers=dict(numbers))
+
+    def _say(self, stage: PlannedStage, **said: Any) -> None:
+        self.said |= said
         file = progress_file(self.home, stage.key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"done": done, "total": total, "numbers": numbers}))
+        file.write_text(json.dumps(self.said))
 
 
 def progress_file(home: Path, key: str) -> Path:
@@ -89,13 +99,13 @@ _seat: Seat | None = None  # a Ray worker serves one run
 
 
 def compute(key: str, plan: str, settings: str) -> str:
-    """Publish stage `key` of `plan`, or say why not: a `Failure`, or null, as JSON."""
+    """Publish stage `key` of `plan`, or say why not. JSON: a `Failure` or null, and whether it was not there before."""
     global _seat
     given = json.loads(settings)
     try:
         if _seat is None or _seat.mark != given["mark"]:
             _seat = Seat(plan, given)
-        failure = _seat.compute(key)
+        _, _, failure, is_new = _seat.compute(key)
     except UserError as error:
-        failure = Failure(in_words(error), "user")
-    return json.dumps(None if failure is None else vars(failure))
+        failure, is_new = Failure(in_words(error), "user"), True
+    return json.dumps({"failure": None if failure is None else vars(failure), "is_new": is_new})

@@ -23,6 +23,14 @@ ADDED_UP = (
 
 def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
     """The record of a cell whose score is in the store, or of one that failed."""
+    try:
+        return _record(plan, cell, store, failure)
+    except (KeyError, FileNotFoundError):  # a stage can be deleted at any moment
+        gone = Failure("a stage of it went out of the store while it was read; run again", "bug")
+        return _record(plan, cell, store, gone)
+
+
+def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
     scores: dict[str, Any] = {"metrics": {}, "per_prompt": {}, "counts": {}, "context": {}}
     machine: dict[str, Any] = {}
     if failure is None and cell.score is not None:
@@ -44,7 +52,7 @@ def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | No
             "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
-            "proxy": cell.proxy, "cost": _cost(plan, cell, store),
+            "proxy": cell.proxy, "cost": _cost(plan, cell, store, is_whole=failure is None),
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
                 "model": near(plan.suite.model), "task": plan.task_in_words,
@@ -64,25 +72,33 @@ def _training(key: str | None, store: Store) -> dict[str, Any] | None:
     return {name: said[name] for name in ("steps", "max_steps", "moved")}
 
 
-def _cost(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, dict[str, float | None]]:
+def _cost(plan: Plan, cell: PlannedCell, store: Store, *, is_whole: bool) -> dict[str, dict[str, float | None]]:
     """Marginal: the row's own stages. Total: with every stage they rest on. Scoring, and the gold reward that
     stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks, a snapshot
-    for its run up to there."""
-    total = {key for own in cell.own for key in plan.upstream(own, without="gold")}
-    return {"marginal": _sum(cell, store, list(cell.own)), "total": _sum(cell, store, sorted(total))}
+    for its run up to there. A row that failed is charged for what was made; one that is whole needs every stage's
+    cost, or its own is not known."""
+    total = sorted({key for own in cell.own for key in plan.upstream(own, without="gold")})
+    return {
+        name: _sum([_spent(cell, key, store) for key in keys if is_whole or store.has(key)])
+        for name, keys in (("marginal", cell.own), ("total", total))
+    }
 
 
-def _sum(cell: PlannedCell, store: Store, keys: list[str]) -> dict[str, float | None]:
-    costs = [_spent(cell, key, store) for key in keys if store.has(key)]
-    # a stage that keeps its key may be older than one of the counts: the sum is then not known
+def _sum(costs: list[dict[str, float]]) -> dict[str, float | None]:
+    """A stage that keeps its key may be older than one of the counts: the sum is then not known."""
     added = {
         name: sum(cost[name] for cost in costs) if all(name in cost for cost in costs) else None for name in ADDED_UP
     }
-    return {**added, "peak_bytes": max((cost["peak_bytes"] for cost in costs), default=0)}
+    is_known = all("peak_bytes" in cost for cost in costs)
+    return {**added, "peak_bytes": max((cost["peak_bytes"] for cost in costs), default=0) if is_known else None}
 
 
 def _spent(cell: PlannedCell, key: str, store: Store) -> dict[str, float]:
-    meta = store.meta(key)
+    """Nothing is known of a stage that went out of the store."""
+    try:
+        meta = store.meta(key)
+    except KeyError:
+        return {}
     place = str(cell.snapshot["value"]) if cell.snapshot and key == cell.train else None
     spent: dict[str, float] = meta.get("marks", {}).get(place, meta["cost"])  # a run may end before the place
     return spent

@@ -5,6 +5,7 @@ A stage that fails takes the cells that rest on it with it, each as a record wit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -16,12 +17,16 @@ from alignbench.scoring.record import Record
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
 
+MOST_PUT_BACK = 3  # times
+NOT_YET = "not computed yet"  # opens the cause of a cell that `collect` found unfinished
+
 
 class Watcher:
     """Whoever shows how a run is getting on; this one shows nothing."""
 
     def stage_begins(self, stage: PlannedStage) -> None: ...
     def stage_waits(self, stage: PlannedStage) -> None: ...  # another run is computing it
+    def stage_warns(self, stage: PlannedStage, text: str) -> None: ...
     def stage_advances(self, stage: PlannedStage, done: int, total: int, numbers: Mapping[str, float]) -> None: ...
     def stage_ends(self, stage: PlannedStage, seconds: float, is_cached: bool, cause: str | None) -> None: ...
     def cell_ends(self, record: Record) -> None: ...
@@ -33,6 +38,7 @@ class Ended(NamedTuple):
     key: str
     seconds: float
     failure: Failure | None
+    is_new: bool = True  # False: another run computed it meanwhile
 
 
 class Crew(Protocol):
@@ -76,16 +82,21 @@ class Schedule:
         self.crew = crew
         self.watcher = watcher
         self.outcome = Outcome()
-        self._waiting = dict(plan.stages)
+        self._waiting = dict(plan.stages) if crew.slots == 1 else _longest_first(plan)
         self._done: set[str] = set()
         self._running: set[str] = set()
+        self._gone: set[str] = set()  # finished stages that went out of the store
+        self._put: Counter[str] = Counter()  # how often stages were put back for it
         self._told: dict[int, Record] = {}  # records by the place of their cell
 
     def run(self) -> Outcome:
         try:
             while self._waiting or self._running:
+                before = len(self._waiting)
                 self._fill()
                 self._tell()  # while the next stages run
+                if not self._running and before == len(self._waiting) > 0:
+                    raise RuntimeError(f"{before} stages wait for what nobody computes")
                 if self._running:
                     for ended in self.crew.wait():
                         self._end(ended)
@@ -97,14 +108,12 @@ class Schedule:
 
     def collect(self) -> Outcome:
         """The table of what is done so far; nothing is computed."""
-        for key, stage in self.plan.stages.items():
-            if self._settled(stage):
-                continue
-            if self.store.get(key) is None:
-                self.outcome.failures[key] = Failure(f"not computed yet: {stage.title}", "user")
-            else:
-                self._done.add(key)
-                self.outcome.cached += 1
+        self._done = {key for key in self.plan.stages if self.store.get(key) is not None}
+        self.outcome.cached = len(self._done)
+        for cell in self.plan.cells:
+            if cell.score is not None and cell.score not in self._done:
+                first = next(stage for key, stage in self.plan.upstream(cell.score).items() if key not in self._done)
+                self.outcome.failures[cell.score] = Failure(f"{NOT_YET}: {first.title}", "user")
         self._tell(is_quiet=True)
         self.outcome.records = [self._told[i] for i in range(len(self.plan.cells))]
         return self.outcome
@@ -116,7 +125,7 @@ class Schedule:
                 return
             if self._settled(stage):
                 del self._waiting[key]
-            elif all(below in self._done for below in stage.inputs.values()):
+            elif all(below in self._done for below in self._needed(stage)):
                 del self._waiting[key]
                 if self.store.get(key) is not None:
                     self._done.add(key)
@@ -128,9 +137,14 @@ class Schedule:
                     self.watcher.stage_begins(stage)
                     self.crew.start(stage, self.watcher)
 
+    def _needed(self, stage: PlannedStage) -> list[str]:
+        """Its inputs, and what once went out of the store below them: a stage also reads its inputs' start points."""
+        below = self._gone & self.plan.upstream(stage.key).keys() if self._gone else set()
+        return [*stage.inputs.values(), *(below - {stage.key})]
+
     def _settled(self, stage: PlannedStage) -> bool:
         """Whether a stage fails because one that it rests on did."""
-        broken = next((below for below in stage.inputs.values() if below in self.outcome.failures), None)
+        broken = next((below for below in self._needed(stage) if below in self.outcome.failures), None)
         if broken is not None:
             self.outcome.failures[stage.key] = self.outcome.failures[broken]
         return broken is not None
@@ -140,11 +154,28 @@ class Schedule:
         self._running.discard(ended.key)
         if ended.failure is None:
             self._done.add(ended.key)
-            self.outcome.computed += 1
+            self.outcome.computed += ended.is_new
+            self.outcome.cached += not ended.is_new
+        elif self._put_back(stage):
+            return
         else:
             self.outcome.failures[ended.key] = ended.failure
         cause = None if ended.failure is None else ended.failure.cause
         self.watcher.stage_ends(stage, ended.seconds, False, cause)
+
+    def _put_back(self, stage: PlannedStage) -> bool:
+        """Whether a stage failed where one that it rests on has gone out of the store, damaged or deleted. Both are
+        computed again, but a stage not without end: its own plugin may be who deletes."""
+        upstream = self.plan.upstream(stage.key)
+        gone = {key: below for key, below in upstream.items() if key in self._done and not self.store.has(key)}
+        for key, below in gone.items():
+            self._gone.add(key)
+            self._done.discard(key)
+            self.watcher.stage_warns(below, "gone from the store while it was needed; computed again")
+        is_put = self._put[stage.key] < MOST_PUT_BACK and bool(self._gone & upstream.keys())
+        self._put[stage.key] += is_put
+        self._waiting = {**gone, **({stage.key: stage} if is_put else {}), **self._waiting}
+        return is_put
 
     def _tell(self, is_quiet: bool = False) -> None:
         """A record for every cell whose score is settled."""
@@ -162,3 +193,14 @@ class Schedule:
             self._told[place] = record_of(self.plan, cell, self.store, failure)
             if not is_quiet:
                 self.watcher.cell_ends(self._told[place])
+
+
+def _longest_first(plan: Plan) -> dict[str, PlannedStage]:
+    """The stages by the seconds that they and the longest chain on them take: the last to end then is not begun last.
+    An input still precedes its users, as its chain holds theirs."""
+    chain: dict[str, float] = {}
+    for key, stage in reversed(plan.stages.items()):
+        chain[key] = chain.get(key, 0.0) + stage.estimate
+        for below in stage.inputs.values():
+            chain[below] = max(chain.get(below, 0.0), chain[key])
+    return dict(sorted(plan.stages.items(), key=lambda item: -chain[item[0]]))

@@ -1,7 +1,4 @@
-"""The child's side of a worker: computes stages by key until its parent is gone.
-
-A message is one line of JSON. Nothing a plugin made is unpickled: its process may be anybody's.
-"""
+"""The child's side of a worker: computes stages by key until its parent is gone."""
 
 from __future__ import annotations
 
@@ -11,14 +8,19 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from alignbench.errors import LONGEST
+from alignbench.run.lines import say
+
 TELL_EVERY = 0.2  # seconds between two reports of progress
 OWN = frozenset({"alignbench.feedback", "alignbench.tasks"})  # modules of the harness's own plugins
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 def serve(
@@ -45,10 +47,10 @@ def serve(
             try:
                 bench, known = _bench(plan, home, threads, order["plugins"]), order["plugins"]
             except BaseException as error:
-                orders.send_bytes(_failed(error, order["owner"]))
+                say(orders.fileno(), {"ended": None, "failure": _failed(error, order["owner"])})
                 continue
         assert known == order["plugins"], "a worker serves one set of plugins"
-        orders.send_bytes(_outcome(bench, order["key"], orders))
+        _compute(bench, order["key"], orders.fileno())
 
 
 def _bench(plan: str, home: str, threads: int | None, plugins: list[str]) -> Any:
@@ -71,38 +73,46 @@ def _bench(plan: str, home: str, threads: int | None, plugins: list[str]) -> Any
     return Bench(made, Store(Path(home)))
 
 
-def _outcome(bench: Any, key: str, orders: Connection) -> bytes:
+def _compute(bench: Any, key: str, parent: int) -> None:
+    """The stage, with every word of it to the parent: how far it is, warnings of ours, how it ended."""
     from alignbench.run.failure import failure_of
 
-    last = 0.0
+    last, show = 0.0, warnings.showwarning
 
     def progress(done: int, total: int, **numbers: float) -> None:
         nonlocal last
         if time.monotonic() - last > TELL_EVERY or done == total:
             last = time.monotonic()
-            orders.send_bytes(json.dumps({"done": done, "total": total, "numbers": numbers}).encode())
+            say(parent, {"done": done, "total": total, "numbers": numbers})
+
+    def warn(message: Any, category: Any, filename: str, lineno: int, *rest: Any, **named: Any) -> None:
+        show(message, category, filename, lineno, *rest, **named)  # into the log, as any other
+        if filename.startswith(PACKAGE):
+            say(parent, {"warning": str(message)[:LONGEST]})
 
     bench.progress = progress
-    bench.waiting = lambda: orders.send_bytes(json.dumps({"waits": True}).encode())
+    bench.waiting = lambda: say(parent, {"waits": True})
+    warnings.showwarning = warn
+    failure, is_new = None, True
     try:
-        bench.compute(key)
+        is_new = bench.compute(key)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too: a plugin may raise them
-        failure = failure_of(error, bench.plan.stages[key])
-        return json.dumps({"ended": key, "failure": vars(failure)}).encode()
-    return json.dumps({"ended": key, "failure": None}).encode()
+        failure = vars(failure_of(error, bench.plan.stages[key]))
+    finally:
+        warnings.showwarning = show
+    say(parent, {"ended": key, "failure": failure, "is_new": is_new})
 
 
-def _failed(error: BaseException, owner: str | None) -> bytes:
+def _failed(error: BaseException, owner: str | None) -> dict[str, str]:
     from alignbench.errors import PluginError, UserError, in_words
 
     is_known = isinstance(error, UserError | PluginError)
     said = in_words(error)
-    failure = {
+    return {
         "cause": f"{owner}: {said}" if owner and not is_known else said,
         "blame": "user" if isinstance(error, UserError) else "plugin" if is_known else "bug",
         "traceback": "",
     }
-    return json.dumps({"ended": None, "failure": failure}).encode()
 
 
 def prefer_to_be_killed() -> None:

@@ -59,6 +59,12 @@ class PlannedCell:
         Mapping[str, str], ...
     ] = ()  # distributions whose plugins it runs: name, version, digest of the code
 
+    @property
+    def title(self) -> str:
+        """The label, and of a snapshot its place."""
+        at = self.snapshot
+        return self.label if at is None else f"{self.label} at {at['name']} {at['value']}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -115,8 +121,11 @@ def plan_of(data: Mapping[str, Any], catalog: Catalog, task: Task) -> Plan:
             for cell in data["cells"]
         )
         suite = Suite.model_validate(data["suite"])
-        if missing := {below for stage in stages.values() for below in stage.inputs.values()} - stages.keys():
-            raise ValueError(f"stage {min(missing)[:12]} is an input and is not planned")
+        before: set[str] = set()
+        for stage in stages.values():
+            if missing := set(stage.inputs.values()) - before:
+                raise ValueError(f"stage {min(missing)[:12]} is an input and is not planned before its use")
+            before.add(stage.key)
         return Plan(
             suite, stages, cells, data["task_in_words"], tuple(data["modules"]), data["digests"], catalog=catalog,
             task=task,

@@ -131,6 +131,6 @@ def test_options_that_do_not_go_together_end_in_one_line(arguments, problem: str
 
 def test_a_worker_that_does_not_see_the_store_says_so_in_one_line(tmp_path: Path) -> None:
     settings = {"mark": str(tmp_path / "logs" / "ray-1"), "home": str(tmp_path)}
-    failure = json.loads(compute("0" * 64, "{}", json.dumps(settings)))
+    failure = json.loads(compute("0" * 64, "{}", json.dumps(settings)))["failure"]
     assert failure["blame"] == "user"
     assert f"cannot see the store of this run, {tmp_path}; set ALIGNBENCH_HOME to a folder" in failure["cause"]

@@ -18,6 +18,7 @@ from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.crew import ProcessCrew
+from alignbench.run.execute import Bench
 from alignbench.run.here import run_here
 from alignbench.run.logs import HEAD, TAIL, Log, read_log, traced
 from alignbench.run.schedule import Outcome, Schedule, Watcher
@@ -88,8 +89,23 @@ def Mumbling(self, trial, config):
     from multiprocessing.connection import Connection
     for pipe in [thing for thing in gc.get_objects() if isinstance(thing, Connection)]:
         if pipe.writable:
-            pipe.send_bytes(b"\\x80rubbish")
+            pipe.send_bytes(b"\\x80rubbish\\n")
     time.sleep(60)
+
+@method("stuttering")
+def Stuttering(self, trial, config):
+    import gc
+    from multiprocessing.connection import Connection
+    for pipe in [thing for thing in gc.get_objects() if isinstance(thing, Connection)]:
+        if pipe.writable and not pipe.closed:
+            os.write(pipe.fileno(), b'{"')  # half a message, for which nobody may wait
+    time.sleep(600)
+
+@method("erasing")
+def Erasing(self, trial, config):
+    import shutil
+    for stage in trial.workdir.parents[2].glob("stages/*/*"):
+        shutil.rmtree(stage)
 
 @method("poisoning")
 def Poisoning(self, trial, config):
@@ -121,7 +137,7 @@ def peek(work):
 def alignbench_methods():
     return [
         Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Shouting, Deaf, Mumbling,
-        Poisoning, Misplanned, Peeking, Seeing,
+        Poisoning, Misplanned, Peeking, Seeing, Stuttering, Erasing,
     ]
 """
 DPO = {"method": "dpo", "config": {"per_device_train_batch_size": 4, "learning_rate": 0.01}}
@@ -151,7 +167,7 @@ def crewed(plan: Plan, home: Path, seen: Watcher | None = None, **limits: Any) -
 def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path: Path) -> None:
     bad = [
         "raising", "leaving", "vanishing", "crashing", "hanging", "hoarding", "flooding", "shouting", "deaf",
-        "mumbling", "misplanned",
+        "mumbling", "stuttering", "misplanned",
     ]  # fmt: skip
     plan, seen, began = plan_of_bad(*bad, "peeking", "poisoning", DPO), Seen(), time.monotonic()
     outcome = crewed(plan, tmp_path / "home", seen, timeout=30, memory=2 << 30)
@@ -176,6 +192,8 @@ def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path
     assert "ValueError: loudloud" in str(causes["shouting"])
     assert "closed the harness's own pipe" in str(causes["deaf"])
     assert "rubbish" in str(causes["mumbling"])
+    assert "longer than --timeout 30 s" in str(causes["stuttering"])
+    assert seen.took["train stuttering, seed 0"] < 30 + 5
     assert "its recipe raised ZeroDivisionError: in the recipe" in str(causes["misplanned"])
     assert "may not read the 'eval' prompts" in str(causes["peeking"])
     flood = read_log(Store(tmp_path / "home"), log["flooding"])
@@ -202,6 +220,59 @@ def test_in_one_process_the_poison_reaches_the_sibling(plan_of_bad, tmp_path: Pa
         torch.nn.functional.logsigmoid = kept
     clean = run_here(plan_of_bad(DPO), Store(tmp_path / "clean"))
     assert poisoned.records[1].metrics != clean.records[0].metrics
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_what_a_plugin_erases_from_the_store_is_made_again_for_its_siblings(
+    plan_of_bad, tmp_path: Path, slots: int
+) -> None:
+    warned: list[str] = []
+
+    class Told(Watcher):
+        def stage_warns(self, stage: Any, text: str) -> None:
+            warned.append(text)
+
+    outcome = crewed(plan_of_bad("erasing", DPO), tmp_path / "home", Told(), slots=slots)
+    clean = run_here(plan_of_bad(DPO), Store(tmp_path / "clean"))
+    assert outcome.records[1].cause is None
+    assert outcome.records[1].metrics == clean.records[0].metrics
+    assert set(warned) == {"gone from the store while it was needed; computed again"}
+
+
+@pytest.mark.parametrize("crew", ["here", "workers"])
+def test_a_stage_that_another_run_computes_meanwhile_counts_as_reused(suite_file, tmp_path: Path, crew: str) -> None:
+    plan = make_plan(load_suite(suite_file(["sft"])), load_catalog())
+    store = Store(tmp_path / "home")
+    first = next(stage for stage in plan.stages.values() if not stage.inputs)
+
+    class Meanwhile(Watcher):
+        def stage_begins(self, stage: Any) -> None:
+            if stage is first:
+                assert Bench(plan, store).compute(stage.key)
+
+    made = run_here(plan, store, Meanwhile()) if crew == "here" else crewed(plan, tmp_path / "home", Meanwhile())
+    assert (made.computed, made.cached) == (len(plan.stages) - 1, 1)
+
+
+def test_beside_others_the_stage_with_most_ahead_of_it_comes_first(suite_file, tmp_path: Path) -> None:
+    ppo = {"method": "ppo", "reward": "length"}
+    plan = make_plan(load_suite(suite_file(["sft", DPO, ppo])), load_catalog())
+    given = {key: replace(stage, estimate=9.0 if stage.title.startswith("train ppo") else 1.0)
+             for key, stage in plan.stages.items()}  # fmt: skip
+    begun: list[str] = []
+
+    class Told(Watcher):
+        def stage_begins(self, stage: Any) -> None:
+            begun.append(stage.title)
+
+    longest = replace(plan, stages=given)
+    assert all(record.cause is None for record in Schedule(
+        longest, Store(tmp_path), ProcessCrew(longest, Store(tmp_path), slots=2), Told()
+    ).run().records)  # fmt: skip
+    assert sorted(begun) == sorted(stage.title for stage in plan.stages.values())
+    assert begun.index("train ppo, seed 0") < begun.index("train dpo, seed 0")
+    in_plan = [stage.title for stage in plan.stages.values()]
+    assert in_plan.index("train ppo, seed 0") > in_plan.index("train dpo, seed 0")
 
 
 def test_two_workers_and_one_process_give_the_same_records(suite_file, tmp_path: Path) -> None:
