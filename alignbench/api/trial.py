@@ -42,7 +42,7 @@ class Trial(ABC):
     preferences: Dataset | None
     budget: Budget
     rng: random.Random  # the run's own; the global generators are left alone
-    workdir: Path  # the only place for files; a resumed run finds those of the run before
+    workdir: Path  # the only place for files; a resumed run finds all that a killed one left, later ones too
     # what `train` itself must remember, JSON values by name. A killed run is resumed by calling `train` anew: modules
     # are built and added again, and with the first batch all of the trial, this too, is as it was at a later one.
     # So read it once a batch has come, and keep no number that changes from batch to batch anywhere else.

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -75,10 +76,14 @@ class Checkpoints:
             self.refuse(" ".join(str(error).split()) or type(error).__name__)
         return None
 
+    def let_go(self) -> None:
+        """What was found is in place, and need not stay in memory."""
+        self.__dict__["found"] = None
+
     def refuse(self, reason: str) -> None:
         """Say, in one line, why what was found is not used, and drop it."""
         assert self._folder is not None
-        self.__dict__["found"] = None
+        self.let_go()
         shutil.rmtree(self._folder, ignore_errors=True)
         _say(f"the checkpoint{self._of} cannot be used ({reason}); the stage begins anew")
 
@@ -88,8 +93,12 @@ class Checkpoints:
         state, drawn = global_generators()
         try:
             _write(self._folder, self._owner, {**tensors, **state}, {**values, **drawn})
-        except OSError as error:
-            _say(f"no checkpoint{self._of} was kept ({error.strerror}); the stage goes on")
+        except (OSError, SafetensorError) as error:  # the latter is how safetensors says that a disk is full
+            for partial in self._folder.glob(".*"):
+                with suppress(OSError):
+                    partial.unlink()
+            said = getattr(error, "strerror", None) or " ".join(str(error).split())
+            _say(f"no checkpoint{self._of} was kept ({said}); the stage goes on")
         self._last = self._clock()
 
 

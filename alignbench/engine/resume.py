@@ -61,4 +61,5 @@ def resumed(checkpoints: Checkpoints, passes: Passes, optimizer: Optimizer, hist
         checkpoints.refuse(reason)
         return 0
     take_back(saved, passes, optimizer.trained, optimizer, history, meter)
+    checkpoints.let_go()
     return optimizer.steps

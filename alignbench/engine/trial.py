@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from alignbench.engine.sampling import sample_texts
 from alignbench.engine.tokens import stacked
 from alignbench.errors import UserError
 
+_Stream = tuple[int, int, list[int]]  # rows there are, rows of a batch, rows that wait
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
 
 
@@ -80,8 +80,8 @@ class LiveTrial(Trial):
         self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
         self._checkpoints = checkpoints
-        self._streams: list[list[int]] = []  # rows that wait in each open stream, the outermost first
-        self._resumed: list[list[int]] = []  # the same, of streams that were open and are yet to be asked again
+        self._streams: list[_Stream] = []  # those that are open, the outermost first
+        self._resumed: list[_Stream] = []  # those that were open and are yet to be asked for again
         self._is_asked = False  # for a first batch
         self._texts_recur = False  # in the outermost stream
         self.history: History = []
@@ -129,8 +129,8 @@ class LiveTrial(Trial):
         if is_outermost:
             self._texts_recur = texts_recur
             self._resume()
-        waiting = self._resumed.pop(0) if self._resumed else []
-        self._streams.append(waiting)
+        waiting = self._waiting(count, size)
+        self._streams.append((count, size, waiting))
         try:
             while not self.budget.is_spent:
                 while len(waiting) < size:
@@ -143,7 +143,15 @@ class LiveTrial(Trial):
                 if is_outermost and not self.budget.is_spent:
                     self._keep_if_due()
         finally:  # the method has let go of it
-            self._streams = [rows for rows in self._streams if rows is not waiting]
+            self._streams = [stream for stream in self._streams if stream[2] is not waiting]
+
+    def _waiting(self, count: int, size: int) -> list[int]:
+        """Rows that a stream which was open at the checkpoint left: that of the first one asked for in the same way."""
+        for stream in self._resumed:
+            if (stream[0], stream[1]) == (count, size):
+                self._resumed.remove(stream)
+                return stream[2]
+        return []
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> TokenBatch:
         return self._resident.codec.encode(prompts, completions, max_new_tokens=self._max_completion_tokens)
@@ -184,8 +192,6 @@ class LiveTrial(Trial):
             reason = "the method built other modules"
         if reason is not None:
             self._checkpoints.refuse(reason)
-            for left in self.workdir.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
             return
         optimizer = None if saved.values["optimizer"] is None else self._stepper()
         with torch.no_grad():
@@ -194,10 +200,11 @@ class LiveTrial(Trial):
         self.budget.used = saved.values["used"]
         self.state.clear()
         self.state.update(saved.values["state"])
-        self._resumed = saved.values["streams"]
+        self._resumed = [(count, size, rows) for count, size, rows in saved.values["streams"]]
         self._reference_gaps = {(row, mean): gap for row, mean, gap in saved.values["gaps"]}
         take_back(saved, self._resident.passes, weights, optimizer, self.history, self._meter)
         self._take_back_generators(saved)
+        self._checkpoints.let_go()
 
     def _take_back_generators(self, saved: Saved) -> None:
         self.rng.setstate(python_state(saved.values["rng"]))

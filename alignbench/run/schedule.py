@@ -85,7 +85,8 @@ class Schedule:
         self._waiting = dict(plan.stages) if crew.slots == 1 else _longest_first(plan)
         self._done: set[str] = set()
         self._running: set[str] = set()
-        self._gone: set[str] = set()  # finished stages that went out of the store
+        self._gone: list[str] = []  # finished stages that went out of the store, each time
+        self._before: dict[str, int] = {}  # how many had gone when a stage began
         self._put: Counter[str] = Counter()  # how often stages were put back for it
         self._told: dict[int, Record] = {}  # records by the place of their cell
 
@@ -134,12 +135,13 @@ class Schedule:
                     self._tell()
                 else:
                     self._running.add(key)
+                    self._before[key] = len(self._gone)
                     self.watcher.stage_begins(stage)
                     self.crew.start(stage, self.watcher)
 
     def _needed(self, stage: PlannedStage) -> list[str]:
         """Its inputs, and what once went out of the store below them: a stage also reads its inputs' start points."""
-        below = self._gone & self.plan.upstream(stage.key).keys() if self._gone else set()
+        below = self.plan.upstream(stage.key).keys() & set(self._gone) if self._gone else set()
         return [*stage.inputs.values(), *(below - {stage.key})]
 
     def _settled(self, stage: PlannedStage) -> bool:
@@ -164,15 +166,16 @@ class Schedule:
         self.watcher.stage_ends(stage, ended.seconds, False, cause)
 
     def _put_back(self, stage: PlannedStage) -> bool:
-        """Whether a stage failed where one that it rests on has gone out of the store, damaged or deleted. Both are
-        computed again, but a stage not without end: its own plugin may be who deletes."""
+        """Whether a stage failed while one that it rests on went out of the store, damaged or deleted. Both are made
+        again, but a stage not without end: its own plugin may be who deletes."""
         upstream = self.plan.upstream(stage.key)
         gone = {key: below for key, below in upstream.items() if key in self._done and not self.store.has(key)}
         for key, below in gone.items():
-            self._gone.add(key)
+            self._gone.append(key)
             self._done.discard(key)
             self.watcher.stage_warns(below, "gone from the store while it was needed; computed again")
-        is_put = self._put[stage.key] < MOST_PUT_BACK and bool(self._gone & upstream.keys())
+        went = upstream.keys() & set(self._gone[self._before[stage.key] :])
+        is_put = bool(went) and self._put[stage.key] < MOST_PUT_BACK
         self._put[stage.key] += is_put
         self._waiting = {**gone, **({stage.key: stage} if is_put else {}), **self._waiting}
         return is_put
@@ -190,7 +193,9 @@ class Schedule:
                 failure = self.outcome.failures[cell.score]
             elif cell.score not in self._done:
                 continue
-            self._told[place] = record_of(self.plan, cell, self.store, failure)
+            record = self._told[place] = record_of(self.plan, cell, self.store, failure)
+            if record.status == "failed" and failure is None:  # its score was deleted, and the exit code says so
+                self.outcome.failures[str(cell.score)] = Failure(str(record.cause), "bug")
             if not is_quiet:
                 self.watcher.cell_ends(self._told[place])
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 
 from alignbench.api import Demonstration, OptimizerConfig
@@ -70,6 +71,19 @@ class Drawer:
             trial.step(F.softplus(-weight * gap).mean(), weight=weight)
 
 
+class Alternating(Drawer):
+    """Inner streams that are open at once, and asked in turn."""
+
+    name = "alternating"
+
+    def train(self, trial, config):
+        inner = trial.prompt_batches(2), trial.prompt_batches(3)
+        for pair in trial.preference_batches():
+            prompts = next(inner[trial.budget.used % 2])
+            weight = len("".join(prompts)) + len("".join(trial.sample(prompts).completions)) / 10
+            trial.step(F.softplus(-weight * trial.logprob_gap(pair)).mean(), weight=weight)
+
+
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dpo": (DPO, {"per_device_train_batch_size": 2, "warmup_steps": 3}),
     "dpo accumulating": (DPO, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
@@ -80,6 +94,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     }),
     "ppo shared": (PPO, {"rollout_batch_size": 4, "per_device_train_batch_size": 2, "num_ppo_epochs": 1}),
     "drawer": (Drawer, {"per_device_train_batch_size": 2}),
+    "alternating": (Alternating, {"per_device_train_batch_size": 2}),
 }  # fmt: skip
 
 
@@ -321,6 +336,17 @@ def test_a_disk_that_refuses_is_said_and_the_fit_goes_on(supervised, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="no checkpoint was kept"):
         assert supervised(Stopping(tmp_path / "file" / "kept", 0)) == supervised(OFF)
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(supervised, tmp_path, monkeypatch):
+    def save_file(tensors, path):
+        Path(path).write_text("half of it")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    with pytest.warns(UserWarning, match="no checkpoint was kept .*No space left"):
+        assert supervised(Stopping(tmp_path / "kept", 0)) == supervised(OFF)
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 @pytest.mark.parametrize(("folder", "seconds"), [(None, 60.0), ("kept", 0.0)])

@@ -113,7 +113,8 @@ class FastPasses(Passes):
         self._frozen = FrozenStates()
 
     def kept(self) -> dict[str, Tensor]:
-        return self._frozen.tensors()
+        is_exact = self.model.device.type == "cpu"  # nowhere else are a resumed fit's bits promised
+        return self._frozen.tensors() if is_exact else {}
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         self._frozen = FrozenStates.of(kept, self.model.device)
