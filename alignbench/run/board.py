@@ -36,6 +36,7 @@ class Board(Watcher):
         self._at: dict[str, TaskID] = {}  # bars of the stages at work, by key
         self._spoke = time.monotonic()
         self._warned: set[str] = set()
+        self._waited: set[str] = set()
         self._left = {key: stage.estimate for key, stage in plan.stages.items()}  # seconds, of what is not settled
         self._took, self._foreseen = 0.0, 0.0  # seconds, of what was computed
         self._ended: dict[str, bool] = {}  # whether it is in the store, by key
@@ -59,12 +60,11 @@ class Board(Watcher):
             self._at[stage.key] = self._bars.add_task(_shown(stage.title), total=None, told="")
 
     def stage_waits(self, stage: PlannedStage) -> None:
-        self._warn(f"another run is computing {stage.title}; waiting for it", "")
+        if stage.key not in self._waited:
+            self._waited.add(stage.key)
+            self._say(f"           another run is computing {_shown(stage.title)}; waiting for it")
 
     def stage_warns(self, stage: PlannedStage, text: str) -> None:
-        self._warn(text, f"{stage.title}: ")
-
-    def _warn(self, text: str, opening: str) -> None:
         """Once, by whichever stage says it first: each process does that runs into it."""
         text = printable(text)
         if text in self._warned or len(self._warned) > MOST_WARNINGS:
@@ -72,7 +72,7 @@ class Board(Watcher):
         self._warned.add(text)
         is_last = len(self._warned) > MOST_WARNINGS
         more = "there are more warnings; `alignbench log KEY` has those of a stage"
-        self._say(f"           {more if is_last else _shown(opening + text)}")
+        self._say(f"           {more if is_last else _shown(f'{stage.title}: {text}')}")
 
     def stage_advances(self, stage: PlannedStage, done: int, total: int, numbers: Mapping[str, float]) -> None:
         if stage.key not in self._at:

@@ -58,3 +58,31 @@ def test_the_time_left_is_what_is_foreseen_at_the_pace_so_far():
 def test_the_numbers_shown_are_few_and_no_name_steers_the_terminal():
     numbers = {f"reward_{i}": float(i) for i in range(9)} | {"loss": float("nan"), "\x1b[31mloss": 1.0, "loss[b]": 2.0}
     assert in_words(numbers) == r"loss nan, loss\[b] 2, reward_0 0, reward_1 1"
+
+
+def test_a_warning_is_shown_once_and_a_flood_of_them_is_cut():
+    text, one, other = io.StringIO(), stage("a", 1.0), stage("b", 1.0)
+    shown = Board(Console(file=text, width=200), SimpleNamespace(stages={"a": one, "b": other}))
+    for _ in range(3):
+        shown.stage_warns(one, "the kernel \x1b[31m falls back")
+        shown.stage_warns(other, "the kernel \x1b[31m falls back")
+        shown.stage_waits(other)
+    assert [line.strip() for line in text.getvalue().splitlines()] == [
+        "train a: the kernel  [31m falls back", "another run is computing train b; waiting for it"
+    ]  # fmt: skip
+    for i in range(50):
+        shown.stage_warns(other, f"{i} " + "x" * 10_000)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 2 + board.MOST_WARNINGS - 1 + 1
+    assert max(map(len, lines)) < 2200
+    assert lines[-1].strip().startswith("there are more warnings")
+
+
+def test_a_stage_that_is_put_back_is_settled_once():
+    stages = {key: stage(key, 1.0) for key in "ab"}
+    shown = Board(Console(file=io.StringIO()), SimpleNamespace(stages=stages))
+    for _ in range(2):
+        shown.stage_begins(stages["a"])
+        shown.stage_ends(stages["a"], 1.0, False, None)
+    assert shown.settled == 1
+    assert shown._bars.tasks[0].completed == 1
