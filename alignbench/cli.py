@@ -71,7 +71,7 @@ def run(
         Literal["worker", "ray"], typer.Option(help="who computes: child processes here, or Ray tasks")
     ] = "worker",
     address: Annotated[str | None, typer.Option(help="a Ray cluster's; default: one for this run")] = None,
-    collect: Annotated[bool, typer.Option("--collect", help="show what is done so far; compute nothing")] = False,
+    collect: Annotated[bool, typer.Option("--collect", help="publish what is done so far; compute nothing")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="in this process; stop at the first failure")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace a published table that has fewer failures")] = False,
 ) -> None:
@@ -81,6 +81,8 @@ def run(
     from alignbench.run.crew import memory_limit
 
     check_engine(engine, address, strict)
+    if strict:
+        refuse_to_vanish()
     limits = Limits(workers, timeout, None if memory is None else int(memory * 2**30))
     plan = _plan(suite, plugin, is_apart=not strict, timeout=timeout, memory=limits.memory or memory_limit())
     check_writable(results / plan.suite.name)
@@ -123,6 +125,7 @@ def stage(
     """Compute exactly one stage of a plan from the store, or say that it is there."""
     from alignbench.run.command import compute_stage
 
+    refuse_to_vanish()
     console.print(compute_stage(key, plan), highlight=False, markup=False)
 
 
@@ -302,7 +305,7 @@ def _complain(text: str) -> None:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("interrupted; the same command goes on", 128 + number)
+    raise Interrupted("interrupted", 128 + number)
 
 
 def main() -> None:

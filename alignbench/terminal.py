@@ -59,8 +59,8 @@ def finish_streams() -> str | None:
 
 
 def refuse_to_vanish() -> None:
-    """From here on `os._exit` raises RuntimeError in this process: plugins run in it, and one that ends it with 0 must
-    not pass for a success. A forked child may still leave that way."""
+    """From here on `os._exit` raises RuntimeError in this process: plugins run in it, and one that ends it with 0 would
+    pass for a success. A forked child may still leave that way."""
     process, leave = os.getpid(), os._exit
 
     def refuse(status: int) -> NoReturn:

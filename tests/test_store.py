@@ -186,6 +186,23 @@ def test_no_altered_byte_of_a_manifest_passes(store: Store) -> None:
         assert not store.has(KEY) or json.loads(altered) == json.loads(whole), bytes(altered)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "weights.bin"])
+def test_a_pipe_in_a_files_place_is_damage_and_nobody_waits_for_a_writer(store: Store, name: str) -> None:
+    place = publish(store)
+    (place / name).unlink()
+    os.mkfifo(place / name)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.get(KEY) is None
+
+
+def test_a_store_whose_folder_is_a_file_holds_nothing(store: Store) -> None:
+    store.root.mkdir()
+    (store.root / "stages").write_text("in the way")
+    assert not store.has(KEY)
+    with pytest.raises(KeyError):
+        store.meta(KEY)
+
+
 def test_a_stage_under_a_foreign_key_is_damage(store: Store) -> None:
     place = publish(store)
     foreign = store.root / "stages" / OTHER[:2] / OTHER

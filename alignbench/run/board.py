@@ -39,12 +39,7 @@ class Board(Watcher):
         self._waited: set[str] = set()
         self._left = {key: stage.estimate for key, stage in plan.stages.items()}  # seconds, of what is not settled
         self._took, self._foreseen = 0.0, 0.0  # seconds, of what was computed
-        self._ended: dict[str, bool] = {}  # whether it is in the store, by key
-
-    @property
-    def settled(self) -> int:
-        """How many stages are in the store."""
-        return sum(self._ended.values())
+        self._ended: set[str] = set()  # stages
 
     def __enter__(self) -> Board:
         self._bars.start()
@@ -81,18 +76,24 @@ class Board(Watcher):
         self._bars.update(bar.id, completed=done, total=total)
         told = ", ".join(filter(None, [_left(bar.time_remaining), in_words(numbers)]))
         self._bars.update(bar.id, told=told)
+        if total > 0:
+            self._left[stage.key] = stage.estimate * min(1.0, max(0.0, 1 - done / total))
+            self._show_whole()
         if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET:
             self._say(f"           {_shown(stage.title)}: {done} of {total}{', ' if told else ''}{told}")
 
     def stage_ends(self, stage: PlannedStage, seconds: float, is_cached: bool, cause: str | None) -> None:
         if stage.key in self._at:
             self._bars.remove_task(self._at.pop(stage.key))
-        foreseen = self._left.pop(stage.key, 0.0)
+        self._left.pop(stage.key, None)
         if not is_cached:
-            self._took, self._foreseen = self._took + seconds, self._foreseen + foreseen
+            self._took, self._foreseen = self._took + seconds, self._foreseen + stage.estimate
             end = "" if cause is None else f"  FAILED: {_shown(cause)}"
             self._say(f"{seconds:7.1f} s  {_shown(stage.title)}{end}")
-        self._ended[stage.key] = cause is None
+        self._ended.add(stage.key)
+        self._show_whole()
+
+    def _show_whole(self) -> None:
         pace = self._took / self._foreseen if self._foreseen else 1.0
         self._bars.update(self._whole, completed=len(self._ended), told=_left(pace * sum(self._left.values())))
 

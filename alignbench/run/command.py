@@ -61,7 +61,8 @@ def run_suite(
                 crew = Here(plan, store, is_strict=True) if is_strict else _crew(plan, store, limits, engine, address)
                 outcome = Schedule(plan, store, crew, board).run()
     except Interrupted as end:
-        kept = f"{board.settled} of {len(plan.stages)} stages kept; the same command goes on"
+        there = sum(store.has(key) for key in plan.stages)  # the board has not come to all that was cached
+        kept = f"{there} of {len(plan.stages)} stages kept; the same command goes on"
         raise Interrupted(f"interrupted: {kept}", end.exit_code) from None
     except UserError as error:
         raise UserError(f"{plan.suite.where()}: {error}") from error

@@ -86,6 +86,9 @@ class Child:
     def kill(self) -> None:
         """End it, and whatever it started."""
         if self.process.pid:
+            with suppress(psutil.Error):  # also those of another group
+                for below in psutil.Process(self.process.pid).children(recursive=True):
+                    below.kill()
             with suppress(OSError):  # it has no group of its own yet
                 os.killpg(self.process.pid, signal.SIGKILL)
         with suppress(OSError):
@@ -177,6 +180,9 @@ class ProcessCrew:
         assert stage is not None
         if failure is None and not self.store.has(stage.key):
             failure = Failure(blamed(stage, "its process said that it was done, and the stage is not there"), "plugin")
+        elif failure is None and not is_sound(self.store, stage.key):
+            aside = self.store.put_aside(stage.key)
+            failure = Failure(blamed(stage, f"its process made up what it cost; {aside}"), "plugin")
         ended = Ended(stage.key, time.monotonic() - child.began, failure, is_new)
         self._busy.remove(child)
         if child.plugins or failure is not None:
@@ -203,6 +209,16 @@ class ProcessCrew:
         )
         child.log.keep(self.store, stage.key, failure)
         return [Ended(stage.key, time.monotonic() - child.began, failure)]
+
+
+def is_sound(store: Store, key: str) -> bool:
+    """Whether a stage tells its costs in numbers that can be: plugins' code ran where they were counted."""
+    try:
+        meta = store.meta(key)
+        counts = [n for cost in (meta["cost"], *meta.get("marks", {}).values()) for n in cost.values()]
+        return all(type(n) in (int, float) and 0 <= n < 1e18 for n in counts)  # NaN is not
+    except (KeyError, AttributeError):
+        return False
 
 
 def pass_on(said: dict[str, Any], stage: PlannedStage, watcher: Watcher) -> None:

@@ -12,8 +12,13 @@ from alignbench.suite.spec import Suite
 
 
 def made_here(suite: Suite, modules: Sequence[str]) -> Plan:
-    """The plan of the suite, with the keys that it has on this machine."""
-    return make_plan(suite, load_catalog(modules), modules)
+    """The plan of the suite, with the keys that it has on this machine. UserError if a module is not there."""
+    catalog = load_catalog(modules)
+    for failure in catalog.failures:
+        if failure.entry_point in modules:
+            where = "run it in the folder that holds the module, or install that"
+            raise UserError(f"--plugin {failure.entry_point}: {failure.cause}; {where}")
+    return make_plan(suite, catalog, modules)
 
 
 def check_same(stage: PlannedStage, made: Plan) -> None:

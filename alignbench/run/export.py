@@ -44,6 +44,7 @@ def jobs_of(plan: Plan, store: Store, plan_file: Path) -> list[dict[str, Any]]:
             "key": key,
             "title": stage.title,
             "command": ["alignbench", "stage", key, "--plan", str(plan_file.absolute())],
+            "folder": str(Path.cwd()),  # where modules given by --plugin and relative paths are looked for
             "needs": sorted({below for below in stage.inputs.values() if below in missing}),
             "cpus": stage.resources.get("cpus", 1),
             "gpus": stage.resources.get("gpus", 0),
@@ -78,7 +79,12 @@ submit() {  # KEY "KEYS IT NEEDS" SBATCH-OPTIONS... -- COMMAND...
 
 def _sbatch(job: dict[str, Any]) -> str:
     minutes = math.ceil(SLACK * job["seconds"] / 60)
-    options = [f"--cpus-per-task={job['cpus']}", f"--mem={job['gib']}G", f"--time={minutes}"]
+    options = [
+        f"--chdir={job['folder']}",
+        f"--cpus-per-task={job['cpus']}",
+        f"--mem={job['gib']}G",
+        f"--time={minutes}",
+    ]
     options += [f"--gpus={job['gpus']}"] if job["gpus"] else []
     words = ["submit", job["key"], " ".join(job["needs"]), *options, "--", *job["command"]]
     return f"# {' '.join(''.join(c if c.isprintable() else ' ' for c in job['title']).split())}\n{shlex.join(words)}"

@@ -25,7 +25,8 @@ class Failure:
 def failure_from(said: Any) -> Failure:
     """A failure as another process told it. ValueError, KeyError or TypeError if it is none: a plugin may have."""
     failure = Failure(**said)
-    if failure.blame not in get_args(Blame) or not all(isinstance(text, str) for text in vars(failure).values()):
+    is_text = all(isinstance(text, str) for text in vars(failure).values())
+    if not is_text or not failure.cause.strip() or failure.blame not in get_args(Blame):
         raise ValueError("no failure")
     return Failure(printable(failure.cause), failure.blame, failure.traceback)
 

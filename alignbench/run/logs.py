@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,23 +39,30 @@ class Log:
             path = _place(store, key)
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8", errors="replace")
+                draft = path.with_name(f".{path.name}.{os.getpid()}")
+                draft.write_text(text, encoding="utf-8", errors="replace")
+                draft.replace(path)  # and never into what lies there, which may be a pipe that nobody reads
 
 
 def read_log(store: Store, key: str) -> str:
     """The log of the stage whose key begins with `key`. UserError if there is none, or more than one."""
     found = sorted((store.root / "logs").glob(f"{key}*.log")) if key.isalnum() else []
+    found = [path for path in found if path.is_file()]
     if len(found) != 1:
         problem = "no stage's log has" if not found else f"{len(found)} logs have"
         raise UserError(f"{problem} a key that begins with '{key}'; `alignbench plan SUITE` lists the keys")
     return found[0].read_text(encoding="utf-8")
 
 
+def has_log(store: Store, key: str) -> bool:
+    return _place(store, key).exists()
+
+
 def traced(store: Store, failures: Mapping[str, Failure]) -> dict[str, str]:
     """Cause -> the key of the stage whose log has the traceback; its causes are inherited by what rests on it."""
     found: dict[str, str] = {}
     for key, failure in failures.items():
-        if failure.traceback and failure.blame != "user" and _place(store, key).exists():
+        if failure.traceback and failure.blame != "user" and has_log(store, key):
             found.setdefault(failure.cause, key)
     return found
 

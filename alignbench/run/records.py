@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignbench.errors import in_words
 from alignbench.run.failure import Failure
 from alignbench.run.provenance import near, provenance_of, scrubbed
 from alignbench.scoring.record import FORMAT, Record
@@ -25,9 +26,9 @@ def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | No
     """The record of a cell whose score is in the store, or of one that failed."""
     try:
         return _record(plan, cell, store, failure)
-    except (KeyError, FileNotFoundError):  # a stage can be deleted at any moment
-        gone = Failure("a stage of it went out of the store while it was read; run again", "bug")
-        return _record(plan, cell, store, gone)
+    except Exception as error:  # a plugin can write what it likes into its stages, or delete one at any moment
+        said = f"what its stages say of themselves cannot be read ({in_words(error)}); run again"
+        return _record(plan, cell, Store(store.root / "nothing"), Failure(said, "bug"))
 
 
 def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
@@ -48,7 +49,7 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
     row = {
             "format": FORMAT, "suite": plan.suite.name, "label": cell.label, "method": cell.method,
             "distribution": cell.distribution, "version": cell.version, "seed": cell.seed, "key": cell.score or "",
-            "train_key": train_key, "training": _training(train_key, store), "knob": cell.knob,
+            "train_key": train_key, "training": _training(train_key, cell, store), "knob": cell.knob,
             "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
@@ -63,13 +64,15 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
     return Record.model_validate(scrubbed(row))
 
 
-def _training(key: str | None, store: Store) -> dict[str, Any] | None:
-    """How far the policy was trained. A damaged stage is the next run's to mend, and says nothing here."""
+def _training(key: str | None, cell: PlannedCell, store: Store) -> dict[str, Any] | None:
+    """How far the policy was trained, a snapshot's up to its place: a run may have ended before. A damaged stage is the
+    next run's to mend, and says nothing here."""
     folder = None if key is None else store.get(key)
     if folder is None:
         return None
     said = read_json(folder / "policy.json")
-    return {name: said[name] for name in ("steps", "max_steps", "moved")}
+    most = said["max_steps"] if cell.snapshot is None or cell.snapshot["name"] != "step" else cell.snapshot["value"]
+    return {"steps": min(said["steps"], most), "max_steps": most, "moved": said["moved"]}
 
 
 def _cost(plan: Plan, cell: PlannedCell, store: Store, *, is_whole: bool) -> dict[str, dict[str, float | None]]:

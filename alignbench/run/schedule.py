@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from alignbench.errors import UserError
 from alignbench.run.failure import Failure
+from alignbench.run.logs import has_log
 from alignbench.run.records import record_of
 from alignbench.scoring.record import Record
 from alignbench.store import Store
@@ -114,7 +115,8 @@ class Schedule:
         for cell in self.plan.cells:
             if cell.score is not None and cell.score not in self._done:
                 first = next(stage for key, stage in self.plan.upstream(cell.score).items() if key not in self._done)
-                self.outcome.failures[cell.score] = Failure(f"{NOT_YET}: {first.title}", "user")
+                more = f"; `alignbench log {first.key[:12]}` has why" if has_log(self.store, first.key) else ""
+                self.outcome.failures[cell.score] = Failure(f"{NOT_YET}: {first.title}{more}", "user")
         self._tell(is_quiet=True)
         self.outcome.records = [self._told[i] for i in range(len(self.plan.cells))]
         return self.outcome

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,7 +73,7 @@ class Store:
         """What `publish` was told about the stage. KeyError if it is absent or its manifest is damaged."""
         try:
             return dict(_manifest(self._place(key))["meta"])
-        except _DamageError as damage:
+        except (_DamageError, OSError) as damage:
             raise KeyError(f"stage {key}: {damage}") from None
 
     def scratch(self, key: str) -> Path:
@@ -152,6 +153,10 @@ class Store:
         except OSError as error:
             raise UserError(f"{folder} cannot be made ({error.strerror}): {ELSEWHERE}") from None
 
+    def put_aside(self, key: str) -> str:
+        """Take a stage that is not to be trusted out of the store. Says where to."""
+        return self._put_aside(self._place(key))
+
     def _put_aside(self, folder: Path) -> str:
         """What became of a damaged stage."""
         try:
@@ -217,6 +222,7 @@ def _seal(folder: Path, key: str, meta: Mapping[str, Any]) -> None:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
+        _refuse_pipe(path)
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise _DamageError(f"{MANIFEST} is missing") from None
@@ -249,7 +255,14 @@ def _files(folder: Path) -> list[str]:
     )
 
 
+def _refuse_pipe(path: Path) -> None:
+    """Opening a named pipe would wait for a writer, for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise _DamageError(f"{path.name} is no plain file")
+
+
 def _fingerprint(path: Path) -> dict[str, Any]:
+    _refuse_pipe(path)
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": os.fstat(file.fileno()).st_size}
 

@@ -214,7 +214,8 @@ class Suite(Config):
         for i, row in enumerate(self.methods):
             if row.method not in kl_knobs:
                 hint = nearest(row.method, kl_knobs)
-                raise self.error(f"no method '{row.method}' is installed; {hint}", "methods", i, "method")
+                problem = f"no method '{row.method}' is installed, or loaded with --plugin; {hint}"
+                raise self.error(problem, "methods", i, "method")
             knob = kl_knobs[row.method]
             if row.sweep and knob is None:
                 raise self.error(f"'{row.method}' has no KL knob to turn; remove the sweep", "methods", i, "sweep")

@@ -101,6 +101,18 @@ def Stuttering(self, trial, config):
             os.write(pipe.fileno(), b'{"')  # half a message, for which nobody may wait
     time.sleep(600)
 
+@method("forging")
+def Forging(self, trial, config):
+    from alignbench.engine.meter import Meter
+    Meter.reading = lambda self: {"seconds": "a lot", "peak_bytes": -1}
+
+@method("piping")
+def Piping(self, trial, config):
+    home = trial.workdir.parents[2]
+    (home / "logs").mkdir(exist_ok=True)
+    os.mkfifo(home / "logs" / f"{trial.workdir.parent.name}.log")
+    raise ValueError("into a pipe that nobody reads")
+
 @method("erasing")
 def Erasing(self, trial, config):
     import shutil
@@ -137,7 +149,7 @@ def peek(work):
 def alignbench_methods():
     return [
         Raising, Leaving, Vanishing, Crashing, Hanging, Hoarding, Flooding, Shouting, Deaf, Mumbling,
-        Poisoning, Misplanned, Peeking, Seeing, Stuttering, Erasing,
+        Poisoning, Misplanned, Peeking, Seeing, Stuttering, Erasing, Forging, Piping,
     ]
 """
 DPO = {"method": "dpo", "config": {"per_device_train_batch_size": 4, "learning_rate": 0.01}}
@@ -167,7 +179,7 @@ def crewed(plan: Plan, home: Path, seen: Watcher | None = None, **limits: Any) -
 def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path: Path) -> None:
     bad = [
         "raising", "leaving", "vanishing", "crashing", "hanging", "hoarding", "flooding", "shouting", "deaf",
-        "mumbling", "stuttering", "misplanned",
+        "mumbling", "stuttering", "forging", "piping", "misplanned",
     ]  # fmt: skip
     plan, seen, began = plan_of_bad(*bad, "peeking", "poisoning", DPO), Seen(), time.monotonic()
     outcome = crewed(plan, tmp_path / "home", seen, timeout=30, memory=2 << 30)
@@ -194,6 +206,8 @@ def test_every_bad_plugin_is_named_and_its_siblings_finish(plan_of_bad, tmp_path
     assert "rubbish" in str(causes["mumbling"])
     assert "longer than --timeout 30 s" in str(causes["stuttering"])
     assert seen.took["train stuttering, seed 0"] < 30 + 5
+    assert "made up what it cost; moved to" in str(causes["forging"])
+    assert "into a pipe that nobody reads" in read_log(Store(tmp_path / "home"), log["piping"])
     assert "its recipe raised ZeroDivisionError: in the recipe" in str(causes["misplanned"])
     assert "may not read the 'eval' prompts" in str(causes["peeking"])
     flood = read_log(Store(tmp_path / "home"), log["flooding"])

@@ -234,7 +234,10 @@ def test_a_sweep_makes_one_cell_per_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("methods:\n- dpoo", "2 methods[0].method: no method 'dpoo' is installed; did you mean 'dpo'?"),
+        (
+            "methods:\n- dpoo",
+            "2 methods[0].method: no method 'dpoo' is installed, or loaded with --plugin; did you mean 'dpo'?",
+        ),
         (
             "methods:\n- method: sft\n  sweep: [1]",
             "3 methods[0].sweep: 'sft' has no KL knob to turn; remove the sweep",
