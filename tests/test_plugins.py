@@ -284,5 +284,5 @@ def test_a_suite_that_names_a_method_which_failed_to_load_is_told_why(suite_file
     said = r"methods\[0\].method: no method 'kto'; what may bring it failed to load: alignbench-kto 1.0, .*ImportError"
     with pytest.raises(UserError, match=said):
         make_plan(load_suite(suite_file(["kto"])), catalog)
-    with pytest.raises(UserError, match=r"no method 'dpoo' is installed; did you mean 'dpo'\?"):
+    with pytest.raises(UserError, match=r"no method 'dpoo' is installed, or .*; did you mean 'dpo'\?"):
         make_plan(load_suite(suite_file(["dpoo"])), catalog)
