@@ -74,8 +74,6 @@ class Drawer:
 class Alternating(Drawer):
     """Inner streams that are open at once, and asked in turn."""
 
-    name = "alternating"
-
     def train(self, trial, config):
         inner = trial.prompt_batches(2), trial.prompt_batches(3)
         for pair in trial.preference_batches():
@@ -341,7 +339,7 @@ def test_a_disk_that_refuses_is_said_and_the_fit_goes_on(supervised, tmp_path):
 def test_a_disk_that_is_full_leaves_no_half_file(supervised, tmp_path, monkeypatch):
     def save_file(tensors, path):
         Path(path).write_text("half of it")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     with pytest.warns(UserWarning, match="no checkpoint was kept .*No space left"):
@@ -353,8 +351,7 @@ def test_a_disk_that_is_full_leaves_no_half_file(supervised, tmp_path, monkeypat
 def test_without_a_folder_or_with_0_seconds_nothing_is_kept_or_read(tmp_path, folder, seconds):
     off = Checkpoints(None if folder is None else tmp_path / folder, seconds)
     assert not off.is_due()
-    assert off.found is None
-    assert list(tmp_path.iterdir()) == []
+    assert (off.found, list(tmp_path.iterdir())) == (None, [])
 
 
 def test_a_checkpoint_is_due_after_its_seconds_and_again_after_as_many(tmp_path):
