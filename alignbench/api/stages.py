@@ -65,8 +65,10 @@ class Work(ABC):
         """The start point that input `start` made, or the base model: an engine.Resident without adapters."""
 
     @abstractmethod
-    def sample(self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float = 1.0) -> Rollout:
-        """One completion per prompt, metered and seeded."""
+    def sample(
+        self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float | None = None
+    ) -> Rollout:
+        """One completion per prompt, metered and seeded; None: at the suite's temperature."""
 
     @abstractmethod
     def count(self, **counts: int) -> None:

@@ -40,6 +40,7 @@ class Trial(ABC):
     # columns `prompt`, `chosen`, `rejected`, TRL's explicit-prompt format; and `chosen_ended`, `rejected_ended`: False
     # where the text is a sample cut at its limit, so that no end of sequence follows it
     preferences: Dataset | None
+    temperature: float  # of the policy: what a call takes that names no other
     budget: Budget
     rng: random.Random  # the run's own; the global generators are left alone
     workdir: Path  # the only place for files; a resumed run finds all that a killed one left, later ones too
@@ -61,27 +62,34 @@ class Trial(ABC):
         """Tokens of prompt + completion + end of sequence. UserError if a prompt exceeds the model's window."""
 
     @abstractmethod
-    def sample(self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None) -> Rollout:
+    def sample(
+        self, prompts: Sequence[str], *, temperature: float | None = None, max_new_tokens: int | None = None
+    ) -> Rollout:
         """One completion per prompt by the current policy: whole distribution, no top-k or top-p, dropout off."""
 
     @abstractmethod
-    def logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+    def logprobs(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
         """(B, T) float32 log-probabilities of the response tokens in nats, with gradient."""
 
     @abstractmethod
-    def reference_logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+    def reference_logprobs(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
         """(B, T) the same under the start point, without gradient."""
 
     @abstractmethod
     def actor(
-        self, tokens: TokenBatch, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+        self, tokens: TokenBatch, *, temperature: float | None = None, has_entropy_gradient: bool = True
     ) -> tuple[Tensor, Tensor]:
         """(B, T) log-probabilities and (B, T) entropies of the response tokens' distributions, nats, zero elsewhere. A
         loss without an entropy bonus can spare itself their gradient, which costs a product with the vocabulary."""
 
     @abstractmethod
     def actor_critic(
-        self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+        self,
+        tokens: TokenBatch,
+        value_head: nn.Module,
+        *,
+        temperature: float | None = None,
+        has_entropy_gradient: bool = True,
     ) -> ActorCritic:
         """The same, and in the same pass (B, T) state values: `value_head` of the policy's own hidden states."""
 

@@ -48,6 +48,7 @@ class LiveTrial(Trial):
         seed: int,
         max_steps: int,
         max_new_tokens: int,
+        temperature: float = 1.0,
         max_completion_tokens: int | None = None,
         prompts: Sequence[str],
         meter: Meter,
@@ -75,6 +76,7 @@ class LiveTrial(Trial):
         self._stepped = stepped
         self._beside = beside
         self._reference_gaps: dict[tuple[int, bool], float] = {}
+        self.temperature = temperature
         self._max_new_tokens = max_new_tokens
         self._max_completion_tokens = max_completion_tokens or max_new_tokens
         self._seed = seed
@@ -222,36 +224,48 @@ class LiveTrial(Trial):
 
     # -------------------------------------------------------------------------------------------------------- passes
 
-    def sample(self, prompts: Sequence[str], *, temperature: float = 1.0, max_new_tokens: int | None = None) -> Rollout:
+    def sample(
+        self, prompts: Sequence[str], *, temperature: float | None = None, max_new_tokens: int | None = None
+    ) -> Rollout:
         limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
         with self._resident.using(POLICY):
-            rollout = sample_texts(self._resident, prompts, limit, temperature, self._generator)
+            rollout = sample_texts(self._resident, prompts, limit, self._at(temperature), self._generator)
         self._meter.add(tokens_generated=int(rollout.tokens.is_response.sum()))
         return rollout
 
-    def logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+    def logprobs(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
         self._count(tokens)
-        return self._resident.logprobs(tokens, temperature)
+        return self._resident.logprobs(tokens, self._at(temperature))
 
     @torch.no_grad()
-    def reference_logprobs(self, tokens: TokenBatch, *, temperature: float = 1.0) -> Tensor:
+    def reference_logprobs(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
         with self._resident.using(None):
-            return self._resident.logprobs(tokens, temperature)
+            return self._resident.logprobs(tokens, self._at(temperature))
+
+    def _at(self, temperature: float | None) -> float:
+        return self.temperature if temperature is None else temperature
 
     def actor(
-        self, tokens: TokenBatch, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+        self, tokens: TokenBatch, *, temperature: float | None = None, has_entropy_gradient: bool = True
     ) -> tuple[Tensor, Tensor]:
         self._count(tokens)
-        return self._resident.logprobs_and_entropies(tokens, temperature, has_entropy_gradient=has_entropy_gradient)[:2]
+        return self._resident.logprobs_and_entropies(
+            tokens, self._at(temperature), has_entropy_gradient=has_entropy_gradient
+        )[:2]
 
     def actor_critic(
-        self, tokens: TokenBatch, value_head: nn.Module, *, temperature: float = 1.0, has_entropy_gradient: bool = True
+        self,
+        tokens: TokenBatch,
+        value_head: nn.Module,
+        *,
+        temperature: float | None = None,
+        has_entropy_gradient: bool = True,
     ) -> ActorCritic:
         if self._critic:
             raise RuntimeError("actor_critic after add_critic: ask `actor` and `critic`, or leave the critic out")
         self._count(tokens)
         logprobs, entropies, states = self._resident.logprobs_and_entropies(
-            tokens, temperature, has_entropy_gradient=has_entropy_gradient
+            tokens, self._at(temperature), has_entropy_gradient=has_entropy_gradient
         )
         return ActorCritic(logprobs, entropies, _values(value_head, states, tokens))
 

@@ -19,16 +19,17 @@ from alignbench.stages.reward_model import FittedRewardModel
 from alignbench.stages.samples import Samples
 from alignbench.stages.sft import SFT
 from alignbench.stages.source import Source
-from alignbench.suite.spec import Suite
+from alignbench.suite.spec import Part, Suite
 
 
 class PlanBuilder(RecipeBuilder):
-    """Stages by the suite's options. One per row, because a row may replace its reward."""
+    """Stages of one replicate by the suite's options. One per row, because a row may replace its reward."""
 
     def __init__(
-        self, suite: Suite, catalog: Catalog, task: Task, row: int | None = None, view: View = "training"
+        self, suite: Suite, catalog: Catalog, task: Task, seed: int, row: int | None = None, view: View = "training"
     ) -> None:
         self._view: View = view  # what the stages of whoever holds this builder may see
+        self._seed = seed
         self._suite = suite
         self._catalog = catalog
         self._task = task
@@ -36,11 +37,13 @@ class PlanBuilder(RecipeBuilder):
         self.was_asked_for_reward = False
 
     def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
-        return SFT.stage({"data": data, "on": on}, **dict(self._suite.sft), seed=self._suite.data_seed)
+        return SFT.stage({"data": data, "on": on}, **dict(self._suite.sft), seed=self._seed_of("sft"))
 
     def samples(self, start: Stage | None) -> Stage:
         wanted = {**dict(self._suite.samples), "prompts": self._suite.comparisons.pairs}
-        return Samples.stage({"start": start}, **wanted, seed=self._suite.data_seed)
+        return Samples.stage(
+            {"start": start}, **wanted, temperature=self._suite.temperature, seed=self._seed_of("labels")
+        )
 
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
         where = (
@@ -50,7 +53,7 @@ class PlanBuilder(RecipeBuilder):
         gold = gold_of(self._suite, self._catalog, self._task) if plugin.cls.simulates_humans else None
         return Comparisons.stage(
             {"samples": samples, "gold": gold},
-            source=self._checked(plugin, source.options, *where), seed=self._suite.data_seed,
+            source=self._checked(plugin, source.options, *where), seed=self._seed_of("labels"),
         )  # fmt: skip
 
     def comparisons(self, start: Stage | None) -> Stage:
@@ -63,13 +66,17 @@ class PlanBuilder(RecipeBuilder):
         return JoinedComparisons.stage({"samples": labelled, "human": self._human(wanted.human_pairs)})
 
     def _human(self, pairs: int) -> Stage:
-        return HumanComparisons.stage(pairs=pairs, seed=self._suite.data_seed)
+        return HumanComparisons.stage(pairs=pairs, seed=self._seed_of("labels"))
 
     def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:
         return FittedRewardModel.stage(
             {"start": start, "comparisons": comparisons},
-            **dict(self._suite.reward_model), seed=self._suite.data_seed,
+            **dict(self._suite.reward_model), seed=self._seed_of("reward_model"),
         )  # fmt: skip
+
+    def _seed_of(self, part: Part) -> int:
+        """The replicate's own, unless the suite draws this once for all of them."""
+        return self._suite.data_seed if part in self._suite.share else self._seed
 
     def reward(self, start: Stage | None) -> Stage | SourceRef:
         self.was_asked_for_reward = True
@@ -96,7 +103,10 @@ class PlanBuilder(RecipeBuilder):
             raise ValueError(
                 f"stage '{kind}': {run.__qualname__} is not a module-level function, so it has no stable source"
             )
-        return Stage(kind, {**options, "seed": self._suite.data_seed}, dict(inputs), run, self._view)
+        if self._view == "scoring":  # of the task: gold is one for all replicates
+            return Stage(kind, {**options, "seed": self._suite.data_seed}, dict(inputs), run, self._view)
+        drawn = {"temperature": self._suite.temperature, **options, "seed": self._seed_of("labels")}
+        return Stage(kind, drawn, dict(inputs), run, self._view)
 
     @property
     def rubric(self) -> Rubric:
@@ -116,4 +126,4 @@ class PlanBuilder(RecipeBuilder):
 
 def gold_of(suite: Suite, catalog: Catalog, task: Task) -> Stage:
     """The stage of the gold reward. A task's own stages see all of its data; no recipe is handed this builder."""
-    return task.gold(PlanBuilder(suite, catalog, task, view="scoring"))
+    return task.gold(PlanBuilder(suite, catalog, task, suite.data_seed, view="scoring"))

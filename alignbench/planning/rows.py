@@ -84,7 +84,7 @@ class _Layout:
         self.place, self.plugin, self.config = row, plugin, config
         self.method = plugin.cls()
         self.code = keys.class_source(plugin.cls)
-        self.plain = PlanBuilder(suite, catalog, task)
+        self.plain = PlanBuilder(suite, catalog, task, seed)
         self.start = self.plain.sft()  # what every row is measured against
         self.gold = gold_of(suite, catalog, task)
 
@@ -96,7 +96,7 @@ class _Layout:
         planned = replace(planned, proxy=spoken)
         decoding, train = self.method.decoding(self.config), self.train(inputs)
         if decoding is None:
-            score = self.score(inputs, train, self.completions(train, 1), proxy, None)
+            score = self.score(inputs, train, self.own_samples(train), proxy, None)
             return Row(planned, train, score, (train,), tuple(self._along_training(planned, inputs, train, proxy)))
         completions = self.completions(train, decoding.samples_per_prompt)
         score = self.score(inputs, train, completions, proxy, self.config)
@@ -109,7 +109,7 @@ class _Layout:
         """The policy at places of its run, each scored as its end is."""
         for step in self.snapshot_steps if self.is_trained else ():
             policy = Snapshot.stage({"of": train, "start": inputs.start}, step=step)
-            score = self.score(inputs, policy, self.completions(policy, 1), proxy, None)
+            score = self.score(inputs, policy, self.own_samples(policy), proxy, None)
             yield Row(replace(planned, snapshot={"name": "step", "value": step}), train, score, (train,))
 
     def _along_decoding(self, row: Row, inputs: Inputs, completions: Stage, proxy: Stage | SourceRef) -> Iterator[Row]:
@@ -133,7 +133,8 @@ class _Layout:
 
     def inputs(self) -> Inputs:
         """What the method's recipe asks for. PluginError if it rests on what scores the row."""
-        row, build = self.suite.methods[self.place], PlanBuilder(self.suite, self.catalog, self.task, self.place)
+        row = self.suite.methods[self.place]
+        build = PlanBuilder(self.suite, self.catalog, self.task, self.seed, self.place)
         inputs = self.method.recipe(self.config, build)
         for root in (inputs.start, inputs.preferences, inputs.reward):
             self._refuse_scoring(root)
@@ -165,6 +166,7 @@ class _Layout:
         return Train.stage(
             {"start": inputs.start, "preferences": inputs.preferences, "reward": _fitted(inputs.reward)},
             **self.rule(self.config), seed=self.seed, max_steps=self.suite.max_steps,
+            temperature=self.suite.temperature,
             snapshots=self.snapshot_steps, reward=self.unfitted(inputs.reward),
         )  # fmt: skip
 
@@ -174,11 +176,19 @@ class _Layout:
     def untrained(self, start: Stage | None) -> Stage:
         return Untrained.stage({"start": start}, seed=self.seed)
 
+    def own_samples(self, policy: Stage) -> Stage:
+        """What a policy is scored by. The start's are those every gain is measured against, so that its own is 0."""
+        wanted, start = self.suite.evaluation, self.untrained(self.start)
+        return self.completions(
+            policy, wanted.start_samples_per_prompt if policy == start else wanted.samples_per_prompt
+        )
+
     def completions(self, policy: Stage, per_prompt: int) -> Stage:
         wanted = self.suite.evaluation
         return Completions.stage(
             {"policy": policy, "reference": self.start},
-            prompts=wanted.prompts, batch_size=wanted.batch_size, per_prompt=per_prompt, seed=self.seed,
+            prompts=wanted.prompts, batch_size=wanted.batch_size, per_prompt=per_prompt,
+            temperature=self.suite.temperature, seed=self.seed,
         )  # fmt: skip
 
     def score(
@@ -188,7 +198,7 @@ class _Layout:
         """`decoding`: the options of the rule that picks among the samples."""
         fitted, reward = _fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
         is_implicit = self._is_implicit(inputs)
-        baseline = self.completions(self.untrained(self.start), 1)
+        baseline = self.own_samples(self.untrained(self.start))
         return Score.stage(
             {
                 "completions": completions,
@@ -199,10 +209,11 @@ class _Layout:
                 "reward_card": RewardCard.stage(
                     {"policy": policy} if is_implicit else {"proxy": fitted},
                     **reward, is_implicit=is_implicit, held_out_pairs=self.suite.evaluation.held_out_pairs,
+                    temperature=self.suite.temperature,
                 ),
                 "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
             },
-            decoding=None if decoding is None else self.rule(decoding),
+            prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else self.rule(decoding),
         )  # fmt: skip
 
     def gold_rewards(self, completions: Stage) -> Stage:
@@ -213,7 +224,8 @@ class _Layout:
             return None
         return ClosedForm.stage(
             {"policy": policy, "reference": self.start, "gold": self.gold, "proxy": proxy},
-            **reward, prompts=self.suite.evaluation.prompts, objective=_objective(inputs),
+            **reward, prompts=self.suite.evaluation.prompts, temperature=self.suite.temperature,
+            objective=_objective(inputs),
             beta=self.method.beta(self.config) or None if self.is_trained else None,
         )  # fmt: skip
 

@@ -56,6 +56,7 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             "proxy": cell.proxy, "cost": _cost(plan, cell, store, is_whole=failure is None),
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
+                "share": plan.suite.share, "delta": plan.suite.evaluation.delta,
                 "model": near(plan.suite.model), "task": plan.task_in_words,
                 "comparisons": f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}",
             },

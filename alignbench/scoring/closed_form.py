@@ -68,15 +68,16 @@ def distance(log_p: Tensor, log_ref: Tensor, rewards: Tensor, beta: float) -> Di
 
 @torch.no_grad()
 def completion_logprobs(
-    resident: Resident, adapter: str | None, prompts: Sequence[str], completions: Sequence[Sequence[str]], limit: int
-) -> Tensor:
+    resident: Resident, adapter: str | None, prompts: Sequence[str], completions: Sequence[Sequence[str]], limit: int,
+    temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
     """(P, C) float64 log-probabilities, nats, of all C completions of each prompt under an adapter (None: the start
     point's own); `limit` is the task's `max_new_tokens`. UserError unless they sum to 1 for every prompt."""
     rows = []
     with resident.using(adapter):
         for prompt, texts in zip(prompts, completions, strict=True):
             tokens = resident.codec.encode([prompt] * len(texts), texts, max_new_tokens=limit)
-            rows.append(resident.logprobs(tokens).sum(-1).double().cpu())
+            rows.append(resident.logprobs(tokens, temperature).sum(-1).double().cpu())
             total = float(rows[-1].exp().sum())
             if abs(total - 1) > TOLERANCE:
                 raise UserError(

@@ -24,8 +24,11 @@ class KL(NamedTuple):
 
 
 @torch.no_grad()
-def measure_kl(policy: Resident, adapter: str | None, reference: Resident, tokens: TokenBatch) -> KL:
-    """KL of `adapter` on `policy` from the bare `reference` along the tokens; the two may be one model.
+def measure_kl(
+    policy: Resident, adapter: str | None, reference: Resident, tokens: TokenBatch, temperature: float = 1.0
+) -> KL:
+    """KL of `adapter` on `policy` from the bare `reference` along the tokens, both at `temperature`; the two may be one
+    model.
 
     The bare reference against itself is 0 by identity and is not computed.
     """
@@ -38,14 +41,14 @@ def measure_kl(policy: Resident, adapter: str | None, reference: Resident, token
     with reference.using(None):
         theirs = reference.response_states(tokens)
     blocks = zip(ours.split(ROWS_PER_BLOCK), theirs.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
-    parts = [_kl_rows(policy.project(p), reference.project(q), y) for p, q, y in blocks]
+    parts = [_kl_rows(policy.project(p), reference.project(q), y, temperature) for p, q, y in blocks]
     columns = (torch.cat(column) for column in zip(*parts, strict=True))
     return KL(*(spread(column, tokens.is_response).double().sum(-1).cpu() for column in columns))
 
 
-def _kl_rows(ours: Tensor, theirs: Tensor, labels: Tensor) -> KL:
+def _kl_rows(ours: Tensor, theirs: Tensor, labels: Tensor, temperature: float) -> KL:
     """(N, V) logits twice, (N,) sampled ids -> (N,) each estimator at one position."""
-    log_p, log_q = torch.log_softmax(ours.float(), -1), torch.log_softmax(theirs.float(), -1)
+    log_p, log_q = (torch.log_softmax(logits.float() / temperature, -1) for logits in (ours, theirs))
     sampled_p, sampled_q = (log.gather(-1, labels[:, None]).squeeze(-1) for log in (log_p, log_q))
     return KL(exact_kl(log_p, log_q), k1(sampled_p, sampled_q), k3(sampled_p, sampled_q))
 
@@ -72,9 +75,11 @@ def decoding_weights(decoding: Decoding | None, proxy: Tensor) -> Tensor:
 
 
 def win_rate(ours: Tensor, theirs: Tensor, weights: Tensor) -> Tensor:
-    """(P, N) our gold, (P,) the baseline's gold on the same prompts -> (P,) probability of a win, ties half."""
-    wins = (ours > theirs[:, None]).double() + 0.5 * (ours == theirs[:, None]).double()
-    return expected(wins, weights)
+    """(P, N) our gold, (P, M) the baseline's gold on the same prompts -> (P,) probability that a sample of ours beats
+    one of theirs, ties half."""
+    mine, other = ours[:, :, None], theirs[:, None, :]
+    wins = (mine > other).double() + 0.5 * (mine == other).double()  # (P, N, M)
+    return expected(wins.mean(2), weights)
 
 
 class Accuracy(NamedTuple):
@@ -91,7 +96,9 @@ def pair_accuracy(source: RewardSource, pairs: Sequence[Pair]) -> Accuracy:
 
 
 @torch.no_grad()
-def implicit_accuracy(resident: Resident, policy: str | None, pairs: Sequence[Pair], max_new_tokens: int) -> Accuracy:
+def implicit_accuracy(
+    resident: Resident, policy: str | None, pairs: Sequence[Pair], max_new_tokens: int, temperature: float = 1.0
+) -> Accuracy:
     """The same for a policy's implicit reward, log p - log p_ref: eq. 5 of Rafailov et al. 2023, up to
     beta and a constant."""
     gaps = []
@@ -101,9 +108,9 @@ def implicit_accuracy(resident: Resident, policy: str | None, pairs: Sequence[Pa
         for texts in ([p.chosen for p in part], [p.rejected for p in part]):
             tokens = resident.codec.encode([p.prompt for p in part], texts, max_new_tokens=max_new_tokens)
             with resident.using(policy):
-                ours = resident.logprobs(tokens).sum(-1)
+                ours = resident.logprobs(tokens, temperature).sum(-1)
             with resident.using(None):
-                scores.append(ours - resident.logprobs(tokens).sum(-1))
+                scores.append(ours - resident.logprobs(tokens, temperature).sum(-1))
         gaps.append(scores[0] - scores[1])
     return _hits(torch.cat(gaps))
 
@@ -112,20 +119,17 @@ def _hits(gap: Tensor) -> Accuracy:
     return Accuracy(float((gap > 0).sum() + 0.5 * (gap == 0).sum()), len(gap))
 
 
-class TextStatistics(NamedTuple):
-    completion_tokens: float  # mean
-    eos_rate: float  # share that ended by themselves
-    distinct_2: float  # distinct word pairs over all word pairs of all completions
-    repetition: float  # mean share of a completion's word pairs that repeat an earlier one of it
+def share_distinct(completions: Sequence[str]) -> float:
+    """Distinct word pairs over all word pairs of all completions (distinct-2, Li et al. 2016, arXiv:1510.03055)."""
+    everything = [pair for text in completions for pair in _word_pairs(text)]
+    return len(set(everything)) / max(1, len(everything))
 
 
-def text_statistics(completions: Sequence[str], lengths: Sequence[int], is_ended: Sequence[bool]) -> TextStatistics:
-    pairs = [list(pairwise(words)) for words in (text.lower().split() for text in completions)]
-    everything = [pair for one in pairs for pair in one]
-    repeated = [1 - len(set(one)) / len(one) for one in pairs if one]
-    return TextStatistics(
-        completion_tokens=sum(lengths) / len(lengths),
-        eos_rate=sum(is_ended) / len(is_ended),
-        distinct_2=len(set(everything)) / max(1, len(everything)),
-        repetition=sum(repeated) / max(1, len(repeated)),
-    )
+def repetition(completion: str) -> float:
+    """Share of a completion's word pairs that repeat an earlier one of it; 0 if it has none."""
+    pairs = _word_pairs(completion)
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def _word_pairs(text: str) -> list[tuple[str, str]]:
+    return list(pairwise(text.lower().split()))

@@ -30,7 +30,7 @@ _METRICS = (
     ),
     Metric(
         "reward_gold_gain",
-        "Gold reward minus that of the SFT sample of the same prompt, mean over held-out prompts.",
+        "Gold reward minus the mean of the SFT samples of the same prompt, mean over held-out prompts.",
         "points of the task's scale",
         "higher",
         "Gain over SFT",
@@ -43,6 +43,13 @@ _METRICS = (
         "Gain, SD",
     ),
     Metric(
+        "reward_gold_variance",
+        "Variance of the gold reward between completions of one prompt, mean over held-out prompts.",
+        "squared points of the task's scale",
+        "neither",
+        "Gold variance",
+    ),
+    Metric(
         "reward_proxy",
         "The reward the row optimised, or the suite's reward model where it optimised none. Each has its own scale.",
         "points of the proxy's scale",
@@ -51,16 +58,16 @@ _METRICS = (
     ),
     Metric(
         "win_rate_gold",
-        "Share of held-out prompts on which the gold reward is above that of the SFT sample of the same prompt; "
-        "ties half.",
+        "Share of pairs of the row's and the SFT's samples of one prompt in which the row's has more gold reward, ties "
+        "half; mean over held-out prompts.",
         "share",
         "higher",
         "Win rate",
     ),
     Metric(
         "kl_nats_exact",
-        "Mean over held-out prompts of the sum, over the policy's own sampled response tokens (temperature 1, "
-        "unfiltered), of the full-vocabulary KL(policy || reference). Never clamped.",
+        "Mean over held-out prompts of the sum, over the policy's own sampled response tokens (unfiltered), of "
+        "the full-vocabulary KL(policy || reference), both at the suite's temperature. Never clamped.",
         "nats",
         "lower",
         "KL, nats",

@@ -36,6 +36,7 @@ COUNTS = ("reward_model_accuracy",)
 METRICS = (
     "reward_gold",
     "reward_gold_sd",
+    "reward_gold_variance",
     "reward_proxy",
     "win_rate_gold",
     "kl_nats_exact",
@@ -96,6 +97,10 @@ class Context(_Part):
     model: str = ""
     task: str = ""
     comparisons: str = ""  # who labelled the human comparisons
+    start_gold_sd: NonNegativeFloat | None = None  # of the supervised start's gold, over prompts and samples
+    samples_per_prompt: NonNegativeInt | None = None  # completions that the row was scored on
+    share: Sequence[str] = ()  # what all replicates have in common beside gold and held-out prompts
+    delta: NonNegativeFloat | None = None  # of start_gold_sd: rows no further apart than this count as equivalent
     human_accuracy: float | None = None  # one rater against the others: the ceiling of reward-model accuracy
     gold_card: Mapping[str, JsonValue] = {}  # how well the gold reward agrees with held-out humans
     machine: Mapping[str, JsonValue] = {}

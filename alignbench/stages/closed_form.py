@@ -24,6 +24,7 @@ class ClosedForm(Kind):
 
     class Options(Config):
         prompts: int
+        temperature: float
         beta: float | None  # reward points per nat
         objective: Literal["proxy", "gold"] | None  # whose expectation training raised
         reward: Source | None  # an unfitted proxy
@@ -40,10 +41,11 @@ class ClosedForm(Kind):
         with work.resident("policy") as resident:
             adapter = work.load_policy(resident)
             policy, own_start = (
-                exact.completion_logprobs(resident, name, prompts, completions, limit) for name in (adapter, None)
+                exact.completion_logprobs(resident, name, prompts, completions, limit, o.temperature)
+                for name in (adapter, None)
             )
         with work.resident("reference") as resident:
-            reference = exact.completion_logprobs(resident, None, prompts, completions, limit)
+            reference = exact.completion_logprobs(resident, None, prompts, completions, limit, o.temperature)
         rewards = {}
         for name in ("gold", "proxy"):
             with ExitStack() as stack:

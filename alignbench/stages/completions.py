@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Completions(Kind):
-    """At temperature 1, unfiltered. Inputs: `policy`, and `reference`, the supervised start: one for every row, also
+    """Unfiltered. Inputs: `policy`, and `reference`, the supervised start: one for every row, also
     for a method that moved its own start."""
 
     name = "completions"
@@ -24,6 +24,7 @@ class Completions(Kind):
         prompts: int
         per_prompt: int
         batch_size: int
+        temperature: float
         seed: int
 
     def make(self, work: HarnessWork) -> None:
@@ -40,10 +41,10 @@ class Completions(Kind):
             adapter = work.load_policy(resident)
             for start in range(0, len(prompts), o.batch_size):
                 part = prompts[start : start + o.batch_size]
-                rollout = sample_texts(resident, part, work.task.max_new_tokens, 1.0, generator)
+                rollout = sample_texts(resident, part, work.task.max_new_tokens, o.temperature, generator)
                 lengths = rollout.tokens.is_response.sum(-1)
                 work.count(tokens_generated=int(lengths.sum()))
-                kl = measure_kl(resident, adapter, reference, rollout.tokens)
+                kl = measure_kl(resident, adapter, reference, rollout.tokens, o.temperature)
                 columns: dict[str, list[Any]] = {
                     "prompt": part,
                     "completion": rollout.completions,

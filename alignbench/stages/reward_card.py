@@ -26,6 +26,7 @@ class RewardCard(Kind):
         reward: Source | None  # an unfitted proxy; a fitted one is input `proxy`
         is_implicit: bool
         held_out_pairs: int
+        temperature: float
         seed: int
 
     def make(self, work: HarnessWork) -> None:
@@ -36,7 +37,7 @@ class RewardCard(Kind):
         if o.is_implicit:
             with work.resident("policy") as resident:
                 adapter = work.load_policy(resident)
-                accuracy = implicit_accuracy(resident, adapter, pairs, work.task.max_completion_tokens)
+                accuracy = implicit_accuracy(resident, adapter, pairs, work.task.max_completion_tokens, o.temperature)
         else:
             with ExitStack() as stack:
                 accuracy = pair_accuracy(work.open_reward(stack, "proxy", o.reward), pairs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.api import Config, Stage
 from alignbench.stages.kind import Kind, Told
+from alignbench.stages.view import drawn
 
 if TYPE_CHECKING:
     from alignbench.stages.work import HarnessWork
@@ -26,7 +27,7 @@ class Samples(Kind):
 
     def make(self, work: HarnessWork) -> None:
         o = self.Options(**work.options)
-        prompts = work.first(work.task.prompts("label"), o.prompts, "comparisons.pairs", "label")
+        prompts = work.first(drawn(work.task, "label", o.seed), o.prompts, "comparisons.pairs", "label")
         with work.resident("start") as resident:
             rollout = work.sample(
                 resident, [p for p in prompts for _ in range(o.per_prompt)], work.task.max_new_tokens, o.temperature

@@ -34,19 +34,22 @@ class Score(Kind):
     seconds = 0.0005
 
     class Options(Config):
+        prompts: int
         decoding: Rule | None
 
     def make(self, work: HarnessWork) -> None:
         from alignbench.scoring import evaluate
 
-        rows, baseline = work.rows("completions"), work.rewards("baseline_gold")
-        per_prompt = len(rows) // len(baseline)
-        gold, proxy = (work.rewards(name).view(-1, per_prompt) for name in ("gold", "proxy"))
-        decoding = _decoding(work, self.Options(**work.options).decoding)
+        o, rows = self.Options(**work.options), work.rows("completions")
+        gold, proxy, baseline = (work.rewards(name).view(o.prompts, -1) for name in ("gold", "proxy", "baseline_gold"))
+        decoding = _decoding(work, o.decoding)
         weights = evaluate.decoding_weights(decoding, proxy)
         by_prompt = _by_prompt(rows, gold, proxy, baseline, weights)
         metrics = {name: float(values.mean()) for name, values in by_prompt.items()}
-        metrics["reward_gold_sd"] = metrics.pop("reward_gold_gain") / max(float(baseline.std()), 1e-9)
+        start_sd = float(baseline.std())
+        metrics["reward_gold_sd"] = metrics.pop("reward_gold_gain") / max(start_sd, 1e-9)
+        if decoding is None and gold.shape[1] > 1:
+            metrics["reward_gold_variance"] = float(gold.var(1).mean())
         if decoding is not None:
             metrics["kl_nats_bound"] = decoding.kl_nats_bound()
         if "closed_form" in work.stage.inputs:
@@ -64,6 +67,8 @@ class Score(Kind):
                 "context": {
                     "human_accuracy": card["human_accuracy"],
                     "gold_card": read_json(work.place("gold_card") / "card.json"),
+                    "start_gold_sd": start_sd,
+                    "samples_per_prompt": gold.shape[1],
                 },
             },
         )
@@ -78,7 +83,8 @@ class Score(Kind):
 def _by_prompt(
     rows: list[dict[str, Any]], gold: Tensor, proxy: Tensor, baseline: Tensor, weights: Tensor
 ) -> dict[str, Tensor]:
-    """(P,) each: expectations over the N samples of a prompt. KL is that of a plain sample under any decoding rule."""
+    """(P, N) rewards of a row's N samples a prompt, (P, M) gold of the start's M -> (P,) each: expectations over the
+    samples. KL is that of a plain sample under any decoding rule."""
     import torch
 
     from alignbench.scoring.evaluate import expected, uniform, win_rate
@@ -90,7 +96,7 @@ def _by_prompt(
     reward = expected(gold, weights)
     return {
         "reward_gold": reward,
-        "reward_gold_gain": reward - baseline,
+        "reward_gold_gain": reward - baseline.mean(1),
         "reward_proxy": expected(proxy, weights),
         "win_rate_gold": win_rate(gold, baseline, weights),
         **kl,
@@ -98,16 +104,23 @@ def _by_prompt(
 
 
 def _text(rows: list[dict[str, Any]], weights: Tensor, seed: int) -> dict[str, float]:
-    """Text statistics of one sample a prompt, drawn by the decoding rule."""
+    """Text statistics: length, end and repetition as expectations over all samples; distinct word pairs, whose share
+    falls as texts are added, of one sample a prompt, drawn by the decoding rule."""
     import torch
 
-    from alignbench.scoring.evaluate import text_statistics
+    from alignbench.scoring.evaluate import expected, repetition, share_distinct
 
-    per_prompt = weights.shape[1]
+    def mean(values: list[float]) -> float:
+        return float(expected(torch.tensor(values).view(weights.shape), weights).mean())
+
     picks = torch.multinomial(weights.double(), 1, generator=torch.Generator().manual_seed(seed)).squeeze(1)
-    chosen = [rows[prompt * per_prompt + pick] for prompt, pick in enumerate(picks.tolist())]
-    columns = zip(*((row["completion"], row["tokens"], row["is_ended"]) for row in chosen), strict=True)
-    return text_statistics(*columns)._asdict()
+    chosen = [rows[prompt * weights.shape[1] + pick] for prompt, pick in enumerate(picks.tolist())]
+    return {
+        "completion_tokens": mean([float(row["tokens"]) for row in rows]),
+        "eos_rate": mean([float(row["is_ended"]) for row in rows]),
+        "distinct_2": share_distinct([row["completion"] for row in chosen]),
+        "repetition": mean([repetition(row["completion"]) for row in rows]),
+    }
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -32,6 +32,7 @@ class Train(Kind):
         config: Mapping[str, Any]  # JSON values
         seed: int
         max_steps: int
+        temperature: float
         snapshots: tuple[int, ...]  # optimiser steps after which the adapter is kept
         reward: Source | None  # an unfitted one
 
@@ -134,8 +135,8 @@ def open_trial(work: HarnessWork, stack: ExitStack) -> OpenTrial:
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     trial = LiveTrial(
-        resident, config, seed=work.seed, max_steps=o.max_steps, max_new_tokens=work.task.max_new_tokens,
-        max_completion_tokens=work.task.max_completion_tokens,
+        resident, config, seed=work.seed, max_steps=o.max_steps, temperature=o.temperature,
+        max_new_tokens=work.task.max_new_tokens, max_completion_tokens=work.task.max_completion_tokens,
         prompts=work.task.prompts("train"), meter=work.meter, workdir=workdir, reward=reward,
         progress=work.progress, checkpoints=work.checkpoints, stepped=snapshots.stepped, beside=work.residents,
         preferences=work.rows("preferences") if "preferences" in work.stage.inputs else None,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
-from alignbench.api import Rubric, Task
+from alignbench.api import Rubric, Split, Task
 from alignbench.errors import UserError
 
 
-class TrainingView:
-    """A task without its held-out prompts, its held-out pairs and its gold reward."""
+def drawn(task: Task, split: Split, seed: int) -> list[str]:
+    """A split's prompts in the order of one replicate, whose comparisons are of the first so many. Held-out prompts
+    have one order for all."""
+    prompts = task.prompts(split)
+    return prompts if split == "eval" else random.Random(f"{split} {seed}").sample(prompts, len(prompts))
 
-    def __init__(self, task: Task) -> None:
+
+class TrainingView:
+    """A task without its held-out prompts, its held-out pairs and its gold reward, as one replicate draws it."""
+
+    def __init__(self, task: Task, seed: int) -> None:
         # Functions and no attribute that is the task: who looks around by name finds no way to the rest.
         self.name = task.name
         self.rubric: Rubric = task.rubric
@@ -20,7 +28,7 @@ class TrainingView:
         self.data_seed = task.data_seed
         self.demonstrations = _reading(task, "demonstrations")
         self.human_pairs = _reading(task, "human_pairs")
-        self.prompts = _training_prompts(task)
+        self.prompts = _training_prompts(task, seed)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -35,10 +43,10 @@ def _reading(task: Task, name: str) -> Any:
     return read
 
 
-def _training_prompts(task: Task) -> Any:
+def _training_prompts(task: Task, seed: int) -> Any:
     def prompts(split: str) -> list[str]:
         if split not in ("train", "label"):
             raise UserError(f"a method's stage may not read the '{split}' prompts; 'train' and 'label' are allowed")
-        return task.prompts(split)  # type: ignore[arg-type]  # checked above
+        return drawn(task, split, seed)  # type: ignore[arg-type]  # checked above
 
     return prompts

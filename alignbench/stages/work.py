@@ -68,8 +68,10 @@ class LiveWork(Work):
         self.options: Mapping[str, Any] = stage.options
         self.folder = folder
         self.scratch = scratch  # for what outlives a kill, and is no part of the stage
-        self.task: Any = plan.task if stage.run is None or stage.view == "scoring" else TrainingView(plan.task)
-        self.seed = stage_seed(stage.kind, int(stage.options.get("seed", plan.suite.data_seed)))
+        drawn_by = int(stage.options.get("seed", plan.suite.data_seed))
+        is_whole = stage.run is None or stage.view == "scoring"
+        self.task: Any = plan.task if is_whole else TrainingView(plan.task, drawn_by)
+        self.seed = stage_seed(stage.kind, drawn_by)
         self._engine = engine
         self._place = place
         self._kinds = kinds
@@ -102,8 +104,11 @@ class LiveWork(Work):
             return [*self._chain(stage.inputs.get("on")), self._place(key)]
         return self._chain(stage.inputs.get("start"))
 
-    def sample(self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float = 1.0) -> Rollout:
-        rollout = sample_texts(resident, prompts, max_new_tokens, temperature, self._generator, progress=self.progress)
+    def sample(
+        self, resident: Any, prompts: Sequence[str], max_new_tokens: int, temperature: float | None = None
+    ) -> Rollout:
+        heat = float(self.options.get("temperature", 1.0)) if temperature is None else temperature
+        rollout = sample_texts(resident, prompts, max_new_tokens, heat, self._generator, progress=self.progress)
         self.meter.add(tokens_generated=int(rollout.tokens.is_response.sum()))
         return rollout
 

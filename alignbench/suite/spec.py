@@ -70,6 +70,7 @@ Text = Annotated[str, AfterValidator(_one_line)]
 Label = Annotated[Text, AfterValidator(_short)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's generators
 Options = dict[str, JsonValue]
+Part = Literal["sft", "labels", "reward_model"]
 
 
 class Named(Config):
@@ -113,7 +114,6 @@ class Comparisons(Config):
 class Sampling(Config):
     """The completions that are put up for comparison."""
 
-    temperature: PositiveFloat = 1.0
     per_prompt: Annotated[int, Field(ge=2)] = 2  # completions per prompt; more than 2 are ranked
 
 
@@ -132,8 +132,12 @@ class Evaluation(Config):
     """Scoring on held-out prompts."""
 
     prompts: Count = 128
+    samples_per_prompt: Count = 8  # completions of each; one alone is most of what looks like noise between seeds
+    start_samples_per_prompt: Count = 16  # of the supervised start, which every gain rests on
     held_out_pairs: Count = 500  # real human pairs for reward-model accuracy
     batch_size: Count = 128  # completions per forward pass
+    # two rows no further apart than this count as equivalent; in standard deviations of the start's gold
+    delta: Annotated[PositiveFloat, Field(le=10)] = 0.2
     bootstrap: Annotated[int, Field(ge=1, le=100_000)] = 2000  # resamples per interval
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the intervals
 
@@ -172,8 +176,15 @@ class Suite(Config):
     kernels: Literal["fast", "plain"] = "fast"
     """`plain`: no hand-written kernel, but transformers' and peft's own modules on padded batches, each sequence passed
     whole, and log-softmax by autograd; equal within rounding. `alignbench.engine.fast` lists the kernels."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)  # one run of each cell
-    data_seed: Seed = 0  # splits, supervised start, samples, labels, reward model: what all seeds share
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)
+    """Full replicates: each draws anew the prompts that are labelled, comparisons, votes, the order of supervised
+    data, reward model, initialisation, rollouts and evaluation samples. Rows are paired within it."""
+    data_seed: Seed = 0  # the split of the data, gold, held-out prompts and pairs: what all replicates have in common
+    share: Annotated[tuple[Part, ...], AfterValidator(_distinct)] = ()
+    """What is drawn once, by `data_seed`, for all replicates: cheaper, and their spread then says less."""
+    temperature: Annotated[PositiveFloat, Field(le=100)] = 1.0
+    """Part of what a policy is: p(token) is softmax(logits / temperature) in rollouts, labelled samples, evaluation and
+    every log-probability and KL. The supervised start is trained at 1."""
     max_steps: NonNegativeInt = 64  # optimiser steps, per method
     snapshots: Annotated[int, Field(ge=0, le=1000)] = 0  # places along each run that are scored like its end; 0: none
     checkpoint_seconds: Annotated[FiniteFloat, Field(ge=0)] = 60  # between two checkpoints of a fit; 0: none
@@ -197,6 +208,16 @@ class Suite(Config):
                 twins = f"methods[{first[row.label]}] and methods[{i}]"
                 raise ValueError(f"{twins} are both labelled '{row.label}'; give one of them another `label`")
         return rows
+
+    @model_validator(mode="after")
+    def _shares_what_it_rests_on(self) -> Suite:
+        rests_on = {"reward_model": ("sft", "labels"), "labels": () if self.comparisons.source == "human" else ("sft",)}
+        for part in self.share:
+            if missing := [below for below in rests_on.get(part, ()) if below not in self.share]:
+                raise ValueError(
+                    f"share: {part} rests on {' and '.join(missing)}, which each replicate draws anew; add it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _lists_are_of_one_length(self) -> Suite:

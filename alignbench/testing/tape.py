@@ -61,7 +61,8 @@ def recording(trial: LiveTrial, resident: Resident, tape: Tape) -> Iterator[None
     sampled: dict[Row, float] = {}  # sequence -> temperature it was sampled at
     waiting: list[Pass] = []
 
-    def after_sample(rollout: Any, *args: Any, temperature: float = 1.0, **kwargs: Any) -> Any:
+    def after_sample(rollout: Any, *args: Any, temperature: float | None = None, **kwargs: Any) -> Any:
+        temperature = trial.temperature if temperature is None else temperature
         sampled.update(dict.fromkeys(rows_of(rollout.tokens), temperature))
         kl = plain_logprobs(trial.policy, rollout.tokens, temperature)
         with trial.policy.disable_adapter():  # type: ignore[operator]  # PEFT's, on the module a method sees

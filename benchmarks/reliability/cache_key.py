@@ -18,7 +18,8 @@ GOLD, SCORE = "gold", "score of sft"
 FIELDS: list[tuple[tuple[str, ...], Any, str, str | None]] = [
     (("max_steps",), 5, DPO, SFT),
     (("data_seed",), 1, SFT, None),
-    (("seeds",), [1], DPO, SFT),
+    (("seeds",), [1], SFT, GOLD),
+    (("temperature",), 0.7, DPO, SFT),
     (("dtype",), "bfloat16", SFT, None),
     (("model",), "oracle-gpt2", SFT, None),
     (("lora", "r"), 2, SFT, None),
@@ -44,10 +45,13 @@ FIELDS: list[tuple[tuple[str, ...], Any, str, str | None]] = [
     (("evaluation", "prompts"), 5, SCORE, DPO),
     (("evaluation", "held_out_pairs"), 11, "reward card on " + RM, DPO),
     (("evaluation", "batch_size"), 2, SCORE, DPO),
+    (("evaluation", "samples_per_prompt"), 3, "score of dpo", SCORE),
+    (("evaluation", "start_samples_per_prompt"), 3, SCORE, DPO),
     (("methods",), ["sft", {"method": "dpo", "config": {"beta": 0.2}}, "ppo"], DPO, PPO),
 ]  # fmt: skip
 NEUTRAL: list[tuple[tuple[str, ...], Any]] = [
     (("name",), "other"), (("checkpoint_seconds",), 1), (("evaluation", "bootstrap"), 51),
+    (("evaluation", "delta"), 0.3), (("share",), ["sft"]),  # of one replicate, whose seed is data_seed
     (("evaluation", "confidence"), 0.9), (("methods",), ["sft", {"method": "dpo", "label": "mine"}, "ppo"]),
 ]  # fmt: skip
 ROWS = {**ORACLE, "methods": ["sft", "dpo", "ppo"]}

@@ -36,7 +36,6 @@ class PPO(AlignmentMethod):
         max_grad_norm: PositiveFloat = 0.5
         rollout_batch_size: PositiveInt = 64  # episodes sampled between two rounds of optimisation
         num_ppo_epochs: PositiveInt = 4  # passes over each round's episodes
-        temperature: PositiveFloat = 1.0  # of rollouts, and of every log-probability the update uses
         kl_coef: NonNegativeFloat = 0.2  # reward lost per nat of log p - log p_ref; larger stays nearer the reference
         kl_controller: Literal["fixed", "adaptive"] = "fixed"  # adaptive: Ziegler et al. section 2.2
         kl_target: PositiveFloat = 6.0  # nats per episode the adaptive controller steers to
@@ -52,10 +51,9 @@ class PPO(AlignmentMethod):
         missing_eos_penalty: NonNegativeFloat | None = None  # taken off the score of an episode that did not end itself
 
     def beta(self, config: Config) -> float | None:
-        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty, a discount, or that
-        of another temperature's policy."""
+        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty or a discount."""
         is_plain = config.kl_controller == "fixed" and not (config.ent_coef or config.missing_eos_penalty)
-        is_whole = config.gamma == 1 and config.temperature == 1 and not config.whiten_rewards
+        is_whole = config.gamma == 1 and not config.whiten_rewards
         return config.kl_coef if is_plain and is_whole else None
 
     def train(self, trial: Trial, config: Config) -> None:
@@ -95,18 +93,18 @@ def collect(
     """Sample one episode per prompt and value each token of it. Also the mean KL of an episode, nats (k1 estimator)."""
     import torch
 
-    rollout = trial.sample(prompts, temperature=config.temperature)
+    rollout = trial.sample(prompts)
     is_response = rollout.tokens.is_response
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.no_grad():
         for rows in _slices(len(prompts), 4 * config.per_device_train_batch_size):
             tokens = TokenBatch(*(t[rows] for t in rollout.tokens))
             if config.critic_adapter:
-                old = trial.logprobs(tokens, temperature=config.temperature)
+                old = trial.logprobs(tokens)
                 old_values = trial.critic(tokens, value_head)
             else:
-                old, _, old_values = trial.actor_critic(tokens, value_head, temperature=config.temperature)
-            parts.append((old, old_values, trial.reference_logprobs(tokens, temperature=config.temperature)))
+                old, _, old_values = trial.actor_critic(tokens, value_head)
+            parts.append((old, old_values, trial.reference_logprobs(tokens)))
     logprobs, values, reference = (torch.cat(column) for column in zip(*parts, strict=True))
     scores = trial.reward(rollout)
     if config.missing_eos_penalty is not None:
@@ -137,14 +135,14 @@ def _step(trial: Trial, part: Episodes, value_head: Any, config: PPO.Config) -> 
     """One optimiser step on some episodes."""
     tokens, mask = part.tokens, part.tokens.is_response
     items = int(mask.sum())
-    options: dict[str, Any] = {"temperature": config.temperature, "has_entropy_gradient": config.ent_coef != 0}
+    has_entropy_gradient = config.ent_coef != 0
     loss: Tensor | float = 0.0
     if config.critic_adapter:  # its pass is over, back and forth, before the policy's begins
         value_loss = _value_loss(trial.critic(tokens, value_head), part, config)
         trial.add_loss(config.vf_coef * value_loss, count=items)
-        logprobs, entropies = trial.actor(tokens, **options)
+        logprobs, entropies = trial.actor(tokens, has_entropy_gradient=has_entropy_gradient)
     else:
-        logprobs, entropies, values = trial.actor_critic(tokens, value_head, **options)
+        logprobs, entropies, values = trial.actor_critic(tokens, value_head, has_entropy_gradient=has_entropy_gradient)
         value_loss = _value_loss(values, part, config)
         loss = config.vf_coef * value_loss
     ratio = (logprobs - part.logprobs).exp()

@@ -32,13 +32,15 @@ PAIRS = [
 def trial(resident, tmp_path):
     """`trial(name, ...)`: a LiveTrial with prompts, pairs and a reward for length."""
 
-    def make(name, *, seed=0, max_steps=4, on=None, pairs=PAIRS, prompts=PROMPTS, reward=True, **config):
+    def make(
+        name, *, seed=0, max_steps=4, on=None, pairs=PAIRS, prompts=PROMPTS, reward=True, temperature=1.0, **config
+    ):
         made = resident(name) if on is None else on
         options = {"per_device_train_batch_size": 2, "lr_scheduler_type": "constant", "learning_rate": 5e-3, **config}
         return LiveTrial(
             made, OptimizerConfig(**options), seed=seed, max_steps=max_steps, max_new_tokens=8, prompts=prompts,
             meter=Meter(made.device), workdir=tmp_path, preferences=pairs,
-            reward=Length(Length.Config()) if reward else None,
+            reward=Length(Length.Config()) if reward else None, temperature=temperature,
         )  # fmt: skip
 
     return make
@@ -108,6 +110,28 @@ def test_the_trainers_logprobs_of_a_sample_are_the_samplers_own(trial, shake, na
             for t in is_response.nonzero().flatten().tolist():
                 log_p = (made.policy(input_ids=ids[None, :t]).logits[0, -1] / temperature).log_softmax(-1)
                 assert float(row[t]) == pytest.approx(float(log_p[ids[t]]), abs=2e-5)
+
+
+def test_what_a_method_asks_without_a_temperature_is_of_the_suites(trial, shake):
+    made, heat = trial("llama", temperature=0.7), {"temperature": 0.7}
+    shake(p for n, p in made.policy.named_parameters() if "lora_" in n)
+    tokens, head = everything(made), torch.nn.Linear(made.hidden_size(), 1)
+    with torch.no_grad():
+        plain = made.logprobs(tokens, temperature=1.0)
+        for ours, asked in (
+            (made.logprobs(tokens), made.logprobs(tokens, **heat)),
+            (made.reference_logprobs(tokens), made.reference_logprobs(tokens, **heat)),
+            (made.actor(tokens)[0], made.actor(tokens, **heat)[0]),
+            (made.actor_critic(tokens, head).logprobs, made.actor_critic(tokens, head, **heat).logprobs),
+        ):
+            assert torch.equal(ours, asked)
+            assert not torch.allclose(ours, plain)
+        pair = next(iter(made.preference_batches()))
+        chosen, rejected = (made.logprobs(side, **heat).sum(-1) for side in (pair.chosen, pair.rejected))
+        torch.testing.assert_close(made.logprob_gap(pair), chosen - rejected, atol=1e-5, rtol=1e-5)
+    other = trial("llama", temperature=1.0)
+    shake(p for n, p in other.policy.named_parameters() if "lora_" in n)
+    assert made.sample(PROMPTS * 4).completions == other.sample(PROMPTS * 4, **heat).completions
 
 
 def test_samples_and_reference_are_free_of_dropout_while_a_method_trains_with_it(trial):

@@ -21,7 +21,9 @@ from alignbench_ppo import PPO, collect, optimise
 @mutant(3, "ppo", "logprobs_are_asked_at_the_sampling_temperature")
 def trainer_leaves_the_temperature_out(patch: Patch) -> None:
     critic = LiveTrial.actor_critic
-    patch.setattr(LiveTrial, "actor_critic", lambda self, tokens, head, **options: critic(self, tokens, head))
+    patch.setattr(
+        LiveTrial, "actor_critic", lambda self, tokens, head, **options: critic(self, tokens, head, temperature=1.0)
+    )
 
 
 @mutant(4, "ppo", "kl_starts_at_0_and_ratio_at_1")
@@ -155,7 +157,7 @@ def a_trial_hands_out_its_reward_source(patch: Patch) -> None:
 
 @mutant(None, "constitutional", "own_stages_see_training_data_alone")
 def a_method_s_stage_is_handed_the_whole_task(patch: Patch) -> None:
-    patch.setattr(work, "TrainingView", lambda task: task)
+    patch.setattr(work, "TrainingView", lambda task, seed: task)
 
 
 @mutant(None, "constitutional", "own_stages_see_training_data_alone")

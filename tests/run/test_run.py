@@ -120,13 +120,20 @@ def test_another_option_of_one_row_recomputes_that_rows_stages_alone(suite_file,
     assert computed == dict.fromkeys(kinds, 1)
 
 
-def test_another_seed_shares_the_data_and_the_reward_model(suite_file, home: Path) -> None:
+def test_another_replicate_computes_its_own_stages_alone_and_what_is_shared_not_again(suite_file, home: Path) -> None:
     walked(suite_file(ROWS), home)
-    outcome, computed = walked(suite_file(ROWS[2:4], seeds=[0, 1]), home)
+    share = ["sft", "labels", "reward_model"]
+    outcome, computed = walked(suite_file(ROWS[2:4], seeds=[0, 1], share=share), home)
     assert not {"sft", "reward_model", "human_comparisons", "gold_pairs"} & set(computed)
     assert computed["train"] == 2  # ppo and dpo
     assert computed["untrained"] == 1  # the start point that they are compared with
     assert [record.seed for record in outcome.records] == [0, 1, 0, 1]
+    assert {tuple(record.context.share) for record in outcome.records} == {tuple(share)}
+    whole, computed = walked(suite_file(ROWS[2:4], seeds=[0, 1]), home)  # the second replicate, all of it but gold
+    assert (computed["sft"], computed["human_comparisons"], computed["reward_model"]) == (1, 1, 1)
+    assert (computed["train"], computed["gold_pairs"]) == (2, 0)
+    first, again = ([r.metrics for r in run.records if r.seed == 0] for run in (outcome, whole))
+    assert first == again
 
 
 def test_a_damaged_stage_is_noticed_and_computed_again(suite_file, home: Path) -> None:

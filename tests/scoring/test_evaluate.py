@@ -12,7 +12,8 @@ from alignbench.scoring.evaluate import (
     implicit_accuracy,
     measure_kl,
     pair_accuracy,
-    text_statistics,
+    repetition,
+    share_distinct,
     uniform,
     win_rate,
 )
@@ -33,8 +34,9 @@ def policy(resident, shake):
     return make
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("name", MODELS)
-def test_kl_is_the_sum_over_the_whole_vocabulary_at_every_sampled_state(policy, plain, tmp_path, name):
+def test_kl_is_the_sum_over_the_whole_vocabulary_at_every_sampled_state(policy, plain, tmp_path, name, temperature):
     made, tokens = policy(name)
     made.save_adapter("policy", tmp_path)
     reference, ours = plain(name), PeftModel.from_pretrained(plain(name), tmp_path).eval()
@@ -42,14 +44,15 @@ def test_kl_is_the_sum_over_the_whole_vocabulary_at_every_sampled_state(policy, 
     for row, (ids, is_token, is_response) in enumerate(zip(*tokens, strict=True)):
         with torch.no_grad():
             log_p, log_q = (
-                model(input_ids=ids[is_token][None]).logits[0].double().log_softmax(-1) for model in (ours, reference)
+                (model(input_ids=ids[is_token][None]).logits[0].double() / temperature).log_softmax(-1)
+                for model in (ours, reference)
             )
         for t in is_response.nonzero().flatten().tolist():
             exact[row] += float((log_p[t - 1].exp() * (log_p[t - 1] - log_q[t - 1])).sum())
             ratio = float(log_q[t - 1, ids[t]] - log_p[t - 1, ids[t]])
             k1[row] -= ratio
             k3[row] += float(torch.tensor(ratio).exp()) - 1 - ratio
-    kl = measure_kl(made, "policy", made, tokens)
+    kl = measure_kl(made, "policy", made, tokens, temperature)
     assert kl.exact.tolist() == pytest.approx(exact, rel=1e-4, abs=1e-5)
     assert kl.k1.tolist() == pytest.approx(k1, rel=1e-4, abs=1e-4)
     assert kl.k3.tolist() == pytest.approx(k3, rel=1e-4, abs=1e-4)
@@ -125,10 +128,14 @@ def test_implicit_accuracy_counts_the_pairs_whose_log_ratio_grew_more_for_the_ch
 
 
 def test_win_rate_by_hand():
-    ours, theirs = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]]), torch.tensor([0.5, 2.0, 1.0])
+    """The second sample of the start counts as much as its first: of the last prompt's four pairs one is a tie."""
+    ours, theirs = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.5], [2.0], [1.0]])
     assert win_rate(ours, theirs, uniform(3, 2)).tolist() == pytest.approx([0.5, 0.5, 0.0])
     weights = torch.tensor([[0.9, 0.1], [0.5, 0.5], [1.0, 0.0]])
     assert win_rate(ours, theirs, weights).tolist() == pytest.approx([0.9, 0.5, 0.0])
+    two = torch.tensor([[0.5, -1.0], [2.0, 1.0], [1.0, 0.0]])
+    assert win_rate(ours, two, uniform(3, 2)).tolist() == pytest.approx([0.75, 0.75, 0.25])
+    assert win_rate(ours, two, weights).tolist() == pytest.approx([(0.9 * 2 + 0.1) / 2, 0.75, 0.25])
 
 
 def test_expectation_by_hand():
@@ -158,9 +165,6 @@ def test_decoding_weights_are_uniform_unless_a_rule_says_otherwise_and_must_sum_
 
 def test_text_statistics_by_hand():
     texts = ["a b a b", "A b", "", "word", "a a a"]  # pairs: ab ba ab | ab | - | - | aa aa
-    found = text_statistics(texts, [4, 2, 1, 1, 2], [True, True, False, True, False])
-    assert found.completion_tokens == 2.0
-    assert found.eos_rate == 0.6
-    assert found.distinct_2 == pytest.approx(3 / 6)
-    assert found.repetition == pytest.approx((1 / 3 + 0 + 1 / 2) / 3)
-    assert text_statistics([""], [1], [True]) == (1.0, 1.0, 0.0, 0.0)
+    assert share_distinct(texts) == pytest.approx(3 / 6)
+    assert [repetition(text) for text in texts] == pytest.approx([1 / 3, 0, 0, 0, 1 / 2])
+    assert share_distinct([""]) == 0.0

@@ -57,6 +57,10 @@ LINE: dict[str, Any] = {
         },
     },
     "context": {
+        "start_gold_sd": 1.5,
+        "samples_per_prompt": 8,
+        "share": ["sft"],
+        "delta": 0.2,
         "model": "smollm2-135m",
         "task": "sentiment",
         "comparisons": "panel",

@@ -11,6 +11,7 @@ from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.here import run_here
+from alignbench.stages.view import drawn
 from alignbench.store import Store, read_rows
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
@@ -144,7 +145,7 @@ def test_revisions_are_rows_of_answer_critiques_and_the_last_revision(plan: Plan
     folder = store.get(revisions.key)
     assert folder is not None
     rows = read_rows(folder / "rows.jsonl")
-    assert [row["prompt"] for row in rows] == plan.task.prompts("label")[:5]
+    assert [row["prompt"] for row in rows] == drawn(plan.task, "label", 0)[:5]
     names = {p.name for p in load_constitution("harmless", HH.rubric).principles}
     for row in rows:
         assert len(row["rounds"]) == 2

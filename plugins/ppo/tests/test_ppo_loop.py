@@ -57,12 +57,14 @@ PROMPTS = [f"\n\nHuman: Question {i}?\n\nAssistant:" for i in range(24)]
 
 @pytest.fixture
 def trial_of(dialogue_model: Path, tmp_path: Path) -> Callable[..., WatchedTrial]:
-    def make(config: PPO.Config, max_steps: int = 100, max_new_tokens: int = 8) -> WatchedTrial:
+    def make(
+        config: PPO.Config, max_steps: int = 100, max_new_tokens: int = 8, temperature: float = 1.0
+    ) -> WatchedTrial:
         device = torch.device("cpu")
         resident = Resident(dialogue_model, (), Lora(r=4, alpha=8), device, torch.float32)
         return WatchedTrial(
             resident, config, seed=5, max_steps=max_steps, max_new_tokens=max_new_tokens, prompts=PROMPTS,
-            meter=Meter(device), workdir=tmp_path, reward=Characters(Config()),
+            meter=Meter(device), workdir=tmp_path, reward=Characters(Config()), temperature=temperature,
         )  # fmt: skip
 
     return make
@@ -76,8 +78,8 @@ def zero_head(trial: LiveTrial) -> nn.Module:
 
 
 def test_before_the_first_step_the_ratio_is_1_and_the_kl_0(trial_of) -> None:
-    config = PPO.Config(per_device_train_batch_size=4, temperature=0.7)
-    trial = trial_of(config)
+    config = PPO.Config(per_device_train_batch_size=4)
+    trial = trial_of(config, temperature=0.7)
     head = zero_head(trial)
     episodes, kl_nats = collect(trial, PROMPTS, head, config, 0.2)
     assert kl_nats == pytest.approx(0, abs=1e-6)
@@ -89,8 +91,8 @@ def test_before_the_first_step_the_ratio_is_1_and_the_kl_0(trial_of) -> None:
 
 
 def test_the_first_minibatchs_policy_loss_is_minus_its_mean_advantage(trial_of) -> None:
-    config = PPO.Config(per_device_train_batch_size=4, num_ppo_epochs=1, temperature=0.7)
-    trial = trial_of(config, max_steps=1)
+    config = PPO.Config(per_device_train_batch_size=4, num_ppo_epochs=1)
+    trial = trial_of(config, max_steps=1, temperature=0.7)
     head = zero_head(trial)
     episodes, _ = collect(trial, PROMPTS, head, config, 0.2)
     same = random.Random()
@@ -328,7 +330,6 @@ def test_without_a_kl_term_the_reward_rises_and_a_large_one_holds_the_policy_nea
         {"kl_controller": "adaptive"},
         {"missing_eos_penalty": 1.0},
         {"gamma": 0.9},
-        {"temperature": 0.7},
         {"whiten_rewards": True},
     ],
     ids=lambda options: next(iter(options)),
