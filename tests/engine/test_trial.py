@@ -36,7 +36,7 @@ def trial(resident, tmp_path):
         name, *, seed=0, max_steps=4, on=None, pairs=PAIRS, prompts=PROMPTS, reward=True, temperature=1.0, **config
     ):
         made = resident(name) if on is None else on
-        options = {"per_device_train_batch_size": 2, "lr_scheduler_type": "constant", "learning_rate": 5e-3, **more}
+        options = {"per_device_train_batch_size": 2, "lr_scheduler_type": "constant", "learning_rate": 5e-3, **config}
         return LiveTrial(
             made, OptimizerConfig(**options), seed=seed, max_steps=max_steps, max_new_tokens=8, prompts=prompts,
             meter=Meter(made.device), workdir=tmp_path, preferences=pairs,
