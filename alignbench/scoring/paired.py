@@ -58,6 +58,7 @@ from alignbench.scoring.crossed import (
 )
 
 Rows = Mapping[str, Mapping[int, Sequence[float]]]  # label -> seed -> value per prompt
+Seeds = tuple[int, ...]
 Word = Literal["better", "equivalent", "undecided", "not compared"]
 Goods = Literal["replicates", "prompts", "samples"]
 POOLED_UP_TO = 4  # replicates; with more, a pair's own variance will do
@@ -106,6 +107,13 @@ class _Pair(NamedTuple):
     is_pooled: bool
 
 
+class _Residual(NamedTuple):
+    """Of the rows' means in each replicate, once their own and their common replicate effects are out."""
+
+    squares: float
+    df: int
+
+
 def compare(
     rows: Rows,
     delta: float,
@@ -119,9 +127,13 @@ def compare(
     if not delta > 0:
         raise ValueError(f"delta must be above 0, got {delta}")
     _check(rows)
-    common = {(a, b): [seed for seed in rows[a] if seed in rows[b]] for a, b in combinations(rows, 2)}
+    common = {(a, b): tuple(seed for seed in rows[a] if seed in rows[b]) for a, b in combinations(rows, 2)}
+    residuals = {seeds: _residual(rows, seeds) for seeds in set(common.values())}
+    drawn = sampling or {}
     pairs = {
-        (a, b): _difference(rows, a, b, seeds, sampling or {})
+        (a, b): _difference(
+            rows, a, b, seeds, residuals[seeds], drawn[a] + drawn[b] if a in drawn and b in drawn else None
+        )
         for (a, b), seeds in common.items()
         if len(seeds) >= FEWEST_REPLICATES
     }
@@ -174,42 +186,49 @@ def _check(rows: Rows) -> None:
                 raise ValueError(f"a value of row '{label}', replicate {seed}, is not finite")
 
 
-def _not_compared(a: str, b: str, seeds: Sequence[int]) -> Verdict:
+def _not_compared(a: str, b: str, seeds: Seeds) -> Verdict:
     reason = f"{len(seeds)} replicates in common, a comparison needs {FEWEST_REPLICATES}"
     return Verdict(a, b, "not compared", len(seeds), reason=reason)
 
 
-def _difference(rows: Rows, a: str, b: str, seeds: Sequence[int], sampling: Mapping[str, float]) -> _Pair:
+def _difference(rows: Rows, a: str, b: str, seeds: Seeds, residual: _Residual | None, drawn: float | None) -> _Pair:
     values = _cells(rows[a], seeds) - _cells(rows[b], seeds)  # (S, P)
     own = mean_squares(values)
-    drawn = sampling[a] + sampling[b] if a in sampling and b in sampling else None
-    pooled = _pooled(rows, seeds, own) if len(seeds) <= POOLED_UP_TO else None
-    squares = own if pooled is None else own._replace(replicate=pooled[0])
-    spread = spread_of(squares, None if pooled is None else pooled[1])
+    pooled = None if residual is None else _pooled(own, residual)
+    squares = own if pooled is None else own._replace(replicate=pooled)
+    spread = spread_of(squares, None if pooled is None or residual is None else residual.df)
     return _Pair(float(values.mean()), squares, spread, split_of(squares, drawn), pooled is not None)
 
 
-def _cells(row: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> np.ndarray:
+def _cells(row: Mapping[int, Sequence[float]], seeds: Seeds) -> np.ndarray:
     return np.asarray([row[seed] for seed in seeds], dtype=float)  # (S, P)
 
 
-def _pooled(rows: Rows, seeds: Sequence[int], own: MeanSquares) -> tuple[float, int] | None:
-    """MS_replicate of a difference from all rows that have these replicates, and its degrees of freedom; None where the
-    test forbids it or there is no third row. See the module."""
+def _residual(rows: Rows, seeds: Seeds) -> _Residual | None:
+    """Over all rows that have these replicates; None where pooling is not for so many."""
+    if not FEWEST_REPLICATES <= len(seeds) <= POOLED_UP_TO:
+        return None
+    means = {
+        tuple(_cells(row, seeds).mean(axis=1).tolist()): None
+        for row in rows.values()
+        if all(seed in row for seed in seeds)
+    }  # a row under two names once: the 0 between the two would count as a variance seen
+    table = np.asarray(list(means))  # (R, S)
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return _Residual(float((rest**2).sum()), (len(table) - 1) * (len(seeds) - 1))
+
+
+def _pooled(own: MeanSquares, residual: _Residual) -> float | None:
+    """MS_replicate of a difference from all rows; None where the test forbids it or there is no third row."""
     if own.replicate == own.prompt == own.rest == 0:
         return None  # one row under two names: nothing varies, whatever other rows do
-    every = [_cells(row, seeds).mean(axis=1) for row in rows.values() if all(seed in row for seed in seeds)]
-    means = np.unique(every, axis=0)  # (R, S); a row under two names would count its variance as 0 beside its own
-    df = (len(means) - 1) * (len(seeds) - 1)
-    other_df = df - (len(seeds) - 1)
-    if other_df < 1:
+    df = own.replicates - 1
+    total = 2 * own.prompts * residual.squares
+    left, left_df = total - df * own.replicate, residual.df - df
+    if left_df < 1 or left <= 0:
         return None
-    rest = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
-    total = 2 * own.prompts * float((rest**2).sum())
-    others = (total - (len(seeds) - 1) * own.replicate) / other_df
-    if others <= 0 or special.fdtrc(len(seeds) - 1, other_df, own.replicate / others) <= POOLED_ABOVE:
-        return None
-    return total / df, df
+    p = special.fdtrc(df, left_df, own.replicate / (left / left_df))
+    return total / residual.df if p > POOLED_ABOVE else None
 
 
 def _p_beyond(found: _Pair, delta: float) -> float:
