@@ -103,7 +103,7 @@ def judged(table: np.ndarray) -> list[Verdict]:
 
 
 def measured(world: World, tables: int, rng: np.random.Generator) -> Line:
-    """Of `tables` tables with equal rows; fewer for what is told of power, of rows that are delta apart and of the controls."""
+    """Of `tables` tables with equal rows; fewer for power, for rows that are delta apart and for the controls."""
     null, covered, rows_covered, one_level, prompts_only = [], [], [], [], []
     for i in range(tables):
         table = draw(world, np.zeros(ROWS), rng)
