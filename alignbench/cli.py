@@ -263,6 +263,7 @@ def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any): 
 
 def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     """Write the results, print the table, even if it may not replace a better one, and end with the run's exit code."""
+    from alignbench.report import verdicts
     from alignbench.report.fitting import fitting
     from alignbench.report.notes import remarks
     from alignbench.report.table import to_rich, write_results
@@ -285,7 +286,8 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
         + ("not written" if refusal else f"written to {folder}/"),
         highlight=False, markup=False,
     )  # fmt: skip
-    for remark in remarks(ends):
+    said = verdicts.lines(verdicts.claims(ends, evaluation.confidence), evaluation.confidence)
+    for remark in (*said, *remarks(ends)):
         console.print(printable(remark), highlight=False, markup=False)
     logs = traced(Store(), outcome.failures)
     for record in ends:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alignbench.report.escape import for_markdown
-from alignbench.scoring.record import Record
+from alignbench.scoring.record import Context, Record
 
 
 def failures(records: Sequence[Record]) -> list[str]:
@@ -42,6 +42,10 @@ def context(records: Sequence[Record]) -> list[str]:
     found: dict[str, Iterable[str]] = {
         "Suite": (record.suite for record in records),
         "Seeds": [", ".join(str(seed) for seed in sorted({record.seed for record in records}))],
+        "Replicates share": [
+            f"{', '.join(part.replace('_', ' ') for part in shared)}: intervals leave out how these vary"
+            for shared in _shared(contexts)
+        ],
         "Model": (each.model for each in contexts),
         "Task": (each.task for each in contexts),
         "Human comparisons": (each.comparisons for each in contexts),
@@ -52,6 +56,11 @@ def context(records: Sequence[Record]) -> list[str]:
     }
     distinct = {name: [value for value in dict.fromkeys(values) if value] for name, values in found.items()}
     return [f"{name}: {for_markdown('; '.join(values))}" for name, values in distinct.items() if values]
+
+
+def _shared(contexts: Sequence[Context]) -> list[Sequence[str]]:
+    """What the intervals leave out: the parts that were drawn once for all replicates."""
+    return [each.share for each in contexts if each.share]
 
 
 def _facts(card: Mapping[str, Any]) -> str:

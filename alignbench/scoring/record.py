@@ -99,7 +99,7 @@ class Context(_Part):
     comparisons: str = ""  # who labelled the human comparisons
     start_gold_sd: NonNegativeFloat | None = None  # of the supervised start's gold, over prompts and samples
     samples_per_prompt: NonNegativeInt | None = None  # completions that the row was scored on
-    share: Sequence[str] = ()  # what all replicates have in common beside gold and held-out prompts
+    share: tuple[str, ...] = ()  # what all replicates have in common beside gold and held-out prompts
     delta: NonNegativeFloat | None = None  # of start_gold_sd: rows no further apart than this count as equivalent
     human_accuracy: float | None = None  # one rater against the others: the ceiling of reward-model accuracy
     gold_card: Mapping[str, JsonValue] = {}  # how well the gold reward agrees with held-out humans

@@ -1,0 +1,127 @@
+"""The columns of the tables that people read: five for the short one, the rest below it, others for the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from alignbench.scoring.glossary import GLOSSARY, kl_in_words
+from alignbench.scoring.record import ENUMERATED
+
+NONE = "–"  # noqa: RUF001
+GIB = 2**30
+
+Row = Mapping[str, Any]  # a row of `summary.summarise`
+
+
+class Column(NamedTuple):
+    heading: str
+    names: tuple[str, ...]  # of the glossary
+    cell: Callable[[Row], str]
+
+
+def _spread(name: str, sign: str = "") -> Column:
+    """`1.23 [1.05, 1.40]`; 'z' prints no minus before a zero."""
+    return Column(GLOSSARY[name].heading, (name,), lambda row: _with_interval(row, name, sign))
+
+
+def _with_interval(row: Row, name: str, sign: str = "") -> str:
+    ends = "" if pd.isna(row[f"{name}_low"]) else f" [{row[f'{name}_low']:z.2f}, {row[f'{name}_high']:z.2f}]"
+    return NONE if pd.isna(row[name]) else f"{row[name]:{sign}z.2f}{ends}"
+
+
+def _range(name: str, sign: str = "") -> Column:
+    """`0.0064 (0.0051 to 0.0082)`: no interval, for what was enumerated has no sampling error, but the seeds' range."""
+
+    def cell(row: Row) -> str:
+        ends = f" ({row[f'{name}_min']:z.4f} to {row[f'{name}_max']:z.4f})" if len(row["seeds"].split()) > 1 else ""
+        return NONE if pd.isna(row[name]) else f"{row[name]:{sign}z.4f}{ends}"
+
+    return Column(GLOSSARY[name].heading, (name,), cell)
+
+
+def _kl(row: Row) -> str:
+    own, bound = (None if pd.isna(row[name]) else row[name] for name in ("kl_nats_exact", "kl_nats_bound"))
+    return kl_in_words(own, bound, _with_interval(row, "kl_nats_exact"))
+
+
+def _joined(*names: str, shown: Callable[[float], str]) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        parts = [NONE if pd.isna(row[name]) else shown(row[name]) for name in names]
+        return NONE if set(parts) == {NONE} else " / ".join(parts)
+
+    return cell
+
+
+def _compact(count: float) -> str:
+    """812, 12.3k, 1.2M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{suffix}"
+    return f"{count:.0f}"
+
+
+COLUMNS = (
+    _spread("reward_gold", "+"),
+    _spread("reward_gold_gain", "+"),
+    _spread("win_rate_gold"),
+    Column(GLOSSARY["kl_nats_exact"].heading, ("kl_nats_exact", "kl_nats_bound"), _kl),
+    _spread("reward_proxy", "+"),
+    _spread("reward_model_accuracy"),
+    Column(
+        "Seconds (marginal / total)", ("seconds",), _joined("seconds_marginal", "seconds_total", shown="{:,.1f}".format)
+    ),
+    Column(
+        "Peak GiB (marginal / total)",
+        ("peak_bytes",),
+        _joined("peak_bytes_marginal", "peak_bytes_total", shown=lambda size: f"{size / GIB:.2f}"),
+    ),
+    Column(
+        "Tokens (generated / trained / judged)",
+        ("tokens_generated", "tokens_trained", "tokens_judged"),
+        _joined("tokens_generated_total", "tokens_trained_total", "tokens_judged_total", shown=_compact),
+    ),
+    Column(GLOSSARY["labels_human"].heading, ("labels_human",), _joined("labels_human_total", shown="{:,.0f}".format)),
+    Column(GLOSSARY["labels_ai"].heading, ("labels_ai",), _joined("labels_ai_total", shown="{:,.0f}".format)),
+)
+
+SHORT = (
+    COLUMNS[1],
+    COLUMNS[3],
+    COLUMNS[5],
+    Column(
+        "Labels (human / AI) / seconds", ("labels_human", "labels_ai", "seconds"),
+        _joined("labels_human_total", "labels_ai_total", "seconds_total", shown="{:,.0f}".format),
+    ),
+)  # fmt: skip
+
+
+# In place of those above where the task lists every completion: the distance to the optimum, and each enumerated value
+# beside the sampled one that estimates it elsewhere.
+ENUMERATED_COLUMNS = (
+    _range("optimum_tv"),
+    _range("optimum_kl_nats"),
+    _range("objective_share"),
+    _range("reward_gold_enumerated", "+"),
+    COLUMNS[0],
+    _range("kl_nats_enumerated"),
+    COLUMNS[3],
+    *COLUMNS[5:7],
+)
+
+
+def is_enumerated(rows: Sequence[Row]) -> bool:
+    return bool(rows) and ENUMERATED[0] in rows[0]
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """What the first table shows."""
+    return ENUMERATED_COLUMNS if is_enumerated(rows) else SHORT
+
+
+def title(row: Row) -> str:
+    knob = f" ({row['knob']}={row['knob_value']:g})" if row["knob"] and f"{row['knob']}=" not in row["label"] else ""
+    done = len(row["seeds"].split())
+    return row["label"] + knob + (f" ({done} of {done + row['seeds_failed']} seeds)" if row["seeds_failed"] else "")
