@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from alignbench.errors import UserError
+from alignbench.scoring.crossed import FEWEST_REPLICATES, Estimate, estimate
 from alignbench.scoring.record import Record
 from alignbench.scoring.traces import KL, Point, Reading, Trace, at, frontier, scaled, traces
 
@@ -47,6 +48,12 @@ class Read(NamedTuple):
     @property
     def mean(self) -> float | None:
         return None if self.matrix is None else float(self.matrix.mean())
+
+    def estimate(self, confidence: float = 0.95) -> Estimate | None:
+        """The mean with its interval over replicates and prompts; None too under `FEWEST_REPLICATES`. The gain is
+        paired with the start; `paired.compare` takes whole rows' `values` and pairs them with each other."""
+        matrix = self.matrix
+        return None if matrix is None or len(matrix) < FEWEST_REPLICATES else estimate(matrix, confidence)
 
     @property
     def reached(self) -> str:

@@ -7,6 +7,7 @@
 There are two views, and nothing turns one into the other in silence. The *trace* is the polyline through every point,
 so over-optimisation stays seen: gold that falls while KL grows. The *frontier* is the best gain for no more x: it never
 falls, and as it picks the best of several noisy points it flatters, the more the more points a method has.
+Its line between two points runs above those that they beat.
 
 **Between two points** a policy's gain is read linearly in d = sqrt(KL), Gao et al.'s distance (2022, arXiv:2210.10760,
 section 3). Near the start any smooth path gains in proportion to its step and pays KL in proportion to its square, so

@@ -52,8 +52,9 @@ def best_tuned(
     rows: dict[str, dict[Setting, dict[int, Record]]] = {}
     for record in ends:
         by_seed = rows.setdefault(row_of(record), {}).setdefault(_setting(record), {})
-        if by_seed.setdefault(record.seed, record) is not record:
+        if record.seed in by_seed:
             raise UserError(f"'{record.label}' seed {record.seed} is there twice; give each record once")
+        by_seed[record.seed] = record
     fewest = min((len(settings) for settings in rows.values() if len(settings) > 1), default=1)
     seeds = sorted({record.seed for record in ends})
     found: dict[str, dict[int, Tuned]] = {}
