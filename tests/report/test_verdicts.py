@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alignbench.report.escape import for_markdown
 from alignbench.report.table import to_markdown, write_results
 from alignbench.report.verdicts import claims, in_words, lines, spread, to_csv
 from alignbench.scoring.crossed import estimate
@@ -54,17 +55,18 @@ def test_every_pair_gets_the_verdict_of_the_statistics_in_words_that_name_the_wi
     records = replicates("sft", 0) + replicates("ppo", 0.02) + replicates("dpo", 1)
     said = claims(records)
     assert said.delta == pytest.approx(0.3)
+    drawn = sum([0.08 / SAMPLES] * 5) / 5
     rows = {
         label: {r.seed: r.per_prompt["reward_gold"] for r in records if r.label == label}
         for label in ("sft", "ppo", "dpo")
     }
-    assert said.verdicts == compare(rows, 0.2 * 1.5, 0.95, dict.fromkeys(rows, 0.08 / SAMPLES))
+    assert said.verdicts == compare(rows, said.delta, 0.95, dict.fromkeys(rows, drawn))
     text = lines(said)
     assert "over 3 pairs" in text[0]
     assert text[1].startswith("sft and ppo are equivalent")
     assert text[2].startswith("dpo is better than sft: +")
     assert text[3].startswith("dpo is better than ppo: +")
-    assert all(f"- {line}" in to_markdown(records) for line in text[2:])
+    assert all(f"- {for_markdown(line)}" in to_markdown(records) for line in text[2:])
 
 
 def test_two_labels_of_one_row_tie() -> None:
