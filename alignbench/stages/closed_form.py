@@ -28,6 +28,7 @@ class ClosedForm(Kind):
         objective: Literal["proxy", "gold"] | None  # whose expectation training raised
         reward: Source | None  # an unfitted proxy
         seed: int
+        prefix: str  # before every prompt, for the policy alone
 
     def make(self, work: HarnessWork) -> None:
         import torch
@@ -39,9 +40,8 @@ class ClosedForm(Kind):
         completions = [work.task.completions(prompt) or [] for prompt in prompts]
         with work.resident("policy") as resident:
             adapter = work.load_policy(resident)
-            policy, own_start = (
-                exact.completion_logprobs(resident, name, prompts, completions, limit) for name in (adapter, None)
-            )
+            policy = exact.completion_logprobs(resident, adapter, [o.prefix + p for p in prompts], completions, limit)
+            own_start = exact.completion_logprobs(resident, None, prompts, completions, limit)
         with work.resident("reference") as resident:
             reference = exact.completion_logprobs(resident, None, prompts, completions, limit)
         rewards = {}
@@ -63,4 +63,5 @@ class ClosedForm(Kind):
         return [] if options["reward"] is None else [("source", options["reward"]["name"])]
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
-        return Told(f"{spoken(self.name)} of {below['policy'].made}", stage.options["prompts"])
+        after = ", after a prefix" if stage.options["prefix"] else ""
+        return Told(f"{spoken(self.name)} of {below['policy'].made}{after}", stage.options["prompts"])

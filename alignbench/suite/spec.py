@@ -133,6 +133,8 @@ class Evaluation(Config):
 
     prompts: Count = 128
     held_out_pairs: Count = 500  # real human pairs for reward-model accuracy
+    other_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = 200  # of each other kind of text, where the task has them
+    other_texts: Annotated[int, Field(ge=0, le=1_000_000)] = 256  # for forgetting, where the task has them
     batch_size: Count = 128  # completions per forward pass
     bootstrap: Annotated[int, Field(ge=1, le=100_000)] = 2000  # resamples per interval
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the intervals

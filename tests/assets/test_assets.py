@@ -96,7 +96,7 @@ def test_ratings_are_joined_by_id_and_texts_made_plain(monkeypatch):
 
 
 def test_the_other_ratings_are_a_file_each_beside_the_movies_which_stay(monkeypatch):
-    texts = "7_1\t0\tIt''s &lt;3\n7_2\t-1\tno\n".encode()
+    texts = b"7_1\t0\tIt''s &lt;3\n7_2\t-1\tno\n"
     values = b"\xef\xbb\xbf7_1\t0\t0\t[0, 4]\n7_2\t-1\t0\t[-1]\n"  # one of the archive's tables has such a mark
     names = ("tweets", "products", "editorials")
     members = {part(name): b for name in names for part, b in ((convert.texts_of, texts), (convert.ratings_of, values))}
