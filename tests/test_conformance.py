@@ -14,7 +14,10 @@ from alignbench.testing import HARNESS, BoundCheck, parametrize_checks
 from alignbench.testing.doors import checks_for
 from alignbench.testing.kit import NotApplicable
 
-SHIPPED = ["sft", "best_of_n", "dpo", "ppo", "rlaif", "constitutional", "judge", "length", "oracle", "panel", HARNESS]
+SHIPPED = [
+    "sft", "prompted", "best_of_n", "dpo", "dpo_permuted", "ppo", "rlaif", "constitutional",
+    "judge", "length", "oracle", "panel", "random", HARNESS,
+]  # fmt: skip
 
 
 @parametrize_checks(SHIPPED)

@@ -79,7 +79,7 @@ def test_a_shipped_suite_names_only_what_exists(path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_a_shipped_suite_can_be_planned(path: Path) -> None:
     try:
-        asset_folder("smollm2-135m"), asset_folder("movie-ratings")
+        asset_folder("smollm2-135m"), asset_folder("movie-ratings"), asset_folder("other-ratings")
     except UserError as absent:
         pytest.skip(str(absent))
     try:

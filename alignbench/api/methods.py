@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignbench.api.config import MethodConfig
+from alignbench.api.data import Rubric
 from alignbench.api.stages import Inputs, RecipeBuilder
 from alignbench.api.trial import Trial
 
@@ -37,6 +38,11 @@ class AlignmentMethod(ABC):
     def train(self, trial: Trial, config: Any) -> None:  # noqa: B027
         """Change `trial.policy` until `trial.budget` is spent. Scoring is the harness's. A method that does not
         override this leaves the policy at its start."""
+
+    def prefix(self, config: Any, rubric: Rubric) -> str:
+        """Text put before every prompt when the policy is sampled and measured; its KL is from a reference that reads
+        the prompt alone. Training sees prompts as they are."""
+        return ""
 
     def decoding(self, config: Any) -> Decoding | None:
         """How completions are chosen at test time. None: one plain sample."""

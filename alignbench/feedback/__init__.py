@@ -1,4 +1,4 @@
-"""The harness's own reward sources: simulated raters, a language-model judge, length, the fitted reward model."""
+"""The harness's own reward sources: simulated raters, a language-model judge, the fitted reward model, controls."""
 
 from alignbench.api import RewardSource
 from alignbench.hookspecs import hookimpl
@@ -9,5 +9,6 @@ def alignbench_reward_sources() -> list[type[RewardSource]]:
     from alignbench.feedback.judge import Judge
     from alignbench.feedback.length import Length
     from alignbench.feedback.panel import Panel
+    from alignbench.feedback.random_reward import RandomReward
 
-    return [Judge, Length, Panel]
+    return [Judge, Length, Panel, RandomReward]

@@ -120,11 +120,13 @@ def _checked_data(suite: Suite, task: Task) -> str:
         digest, answered = task.digest(), len(task.prompts("eval"))
         human = wanted.pairs if wanted.source == HUMAN else wanted.human_pairs
         paired = len(task.human_pairs(human, suite.data_seed)) if human else 0
+        elsewhere = len(task.other_texts())
         compared = paired if wanted.source == HUMAN else len(task.prompts("label"))
     except UserError as error:
         raise suite.error(str(error), "task") from None
     for split, have, count, *option in (
         ("eval", answered, suite.evaluation.prompts, "evaluation", "prompts"),
+        ("other", elsewhere, suite.evaluation.other_texts if elsewhere else 0, "evaluation", "other_texts"),
         ("label", compared, wanted.pairs, "comparisons", "pairs"),
         ("label", paired, wanted.human_pairs if wanted.source != HUMAN else 0, "comparisons", "human_pairs"),
     ):

@@ -16,6 +16,7 @@ from alignbench.stages.completions import Completions
 from alignbench.stages.gold_card import GoldCard
 from alignbench.stages.gold_rewards import GoldRewards
 from alignbench.stages.human_comparisons import HumanComparisons
+from alignbench.stages.lm_loss import LMLoss
 from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.registry import kind_of, tell, view_of
 from alignbench.stages.reward_card import RewardCard
@@ -87,6 +88,10 @@ class _Layout:
         self.plain = PlanBuilder(suite, catalog, task, seed)
         self.start = self.plain.sft()  # what every row is measured against
         self.gold = gold_of(suite, catalog, task)
+        self.prefix = self.method.prefix(config, task.rubric)
+        if not isinstance(self.prefix, str):
+            problem = f"its `prefix` gave {type(self.prefix).__name__}; text is allowed"
+            raise PluginError(plugin.name, plugin.distribution, problem)
 
     def row(self, planned: PlannedCell) -> Row:
         inputs = self.inputs()
@@ -96,9 +101,9 @@ class _Layout:
         planned = replace(planned, proxy=spoken)
         decoding, train = self.method.decoding(self.config), self.train(inputs)
         if decoding is None:
-            score = self.score(inputs, train, self.own_samples(train), proxy, None)
+            score = self.score(inputs, train, self.own_samples(train, self.prefix), proxy, None)
             return Row(planned, train, score, (train,), tuple(self._along_training(planned, inputs, train, proxy)))
-        completions = self.completions(train, decoding.samples_per_prompt)
+        completions = self.completions(train, decoding.samples_per_prompt, self.prefix)
         score = self.score(inputs, train, completions, proxy, self.config)
         row = Row(planned, train, score, (completions, score.inputs["proxy"]))
         return row._replace(along=tuple(self._along_decoding(row, inputs, completions, proxy)))
@@ -109,7 +114,7 @@ class _Layout:
         """The policy at places of its run, each scored as its end is."""
         for step in self.snapshot_steps if self.is_trained else ():
             policy = Snapshot.stage({"of": train, "start": inputs.start}, step=step)
-            score = self.score(inputs, policy, self.own_samples(policy), proxy, None)
+            score = self.score(inputs, policy, self.own_samples(policy, self.prefix), proxy, None)
             yield Row(replace(planned, snapshot={"name": "step", "value": step}), train, score, (train,))
 
     def _along_decoding(self, row: Row, inputs: Inputs, completions: Stage, proxy: Stage | SourceRef) -> Iterator[Row]:
@@ -176,19 +181,18 @@ class _Layout:
     def untrained(self, start: Stage | None) -> Stage:
         return Untrained.stage({"start": start}, seed=self.seed)
 
-    def own_samples(self, policy: Stage) -> Stage:
+    def own_samples(self, policy: Stage, prefix: str = "") -> Stage:
         """What a policy is scored by. The start's are those every gain is measured against, so that its own is 0."""
-        wanted, start = self.suite.evaluation, self.untrained(self.start)
-        return self.completions(
-            policy, wanted.start_samples_per_prompt if policy == start else wanted.samples_per_prompt
-        )
+        wanted, is_start = self.suite.evaluation, policy == self.untrained(self.start) and not prefix
+        count = wanted.start_samples_per_prompt if is_start else wanted.samples_per_prompt
+        return self.completions(policy, count, prefix)
 
-    def completions(self, policy: Stage, per_prompt: int) -> Stage:
+    def completions(self, policy: Stage, per_prompt: int, prefix: str = "") -> Stage:
         wanted = self.suite.evaluation
         return Completions.stage(
             {"policy": policy, "reference": self.start},
             prompts=wanted.prompts, batch_size=wanted.batch_size, per_prompt=per_prompt,
-            temperature=self.suite.temperature, seed=self.seed,
+            temperature=self.suite.temperature, seed=self.seed, prefix=prefix,
         )  # fmt: skip
 
     def score(
@@ -198,7 +202,8 @@ class _Layout:
         """`decoding`: the options of the rule that picks among the samples."""
         fitted, reward = _fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
         is_implicit = self._is_implicit(inputs)
-        baseline = self.own_samples(self.untrained(self.start))
+        untrained = self.untrained(self.start)
+        baseline = self.own_samples(untrained)
         return Score.stage(
             {
                 "completions": completions,
@@ -210,7 +215,10 @@ class _Layout:
                     {"policy": policy} if is_implicit else {"proxy": fitted},
                     **reward, is_implicit=is_implicit, held_out_pairs=self.suite.evaluation.held_out_pairs,
                     temperature=self.suite.temperature,
+                    other_pairs=self.suite.evaluation.other_pairs if self.offers("other_pairs") else 0,
                 ),
+                "lm_loss": self.lm_loss(policy),
+                "baseline_lm_loss": self.lm_loss(untrained),
                 "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
             },
             prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else self.rule(decoding),
@@ -219,13 +227,23 @@ class _Layout:
     def gold_rewards(self, completions: Stage) -> Stage:
         return GoldRewards.stage({"completions": completions, "gold": self.gold})
 
+    def offers(self, name: str) -> bool:
+        """Whether the task brings its own of what it may."""
+        return getattr(type(self.task), name) is not getattr(Task, name)
+
+    def lm_loss(self, policy: Stage) -> Stage | None:
+        wanted = self.suite.evaluation
+        if not (wanted.other_texts and self.offers("other_texts")):
+            return None
+        return LMLoss.stage({"policy": policy}, texts=wanted.other_texts, batch_size=wanted.batch_size)
+
     def closed_form(self, inputs: Inputs, policy: Stage, proxy: Stage | None, reward: dict[str, Any]) -> Stage | None:
-        if type(self.task).completions is Task.completions:  # it lists none
+        if not self.offers("completions"):
             return None
         return ClosedForm.stage(
             {"policy": policy, "reference": self.start, "gold": self.gold, "proxy": proxy},
             **reward, prompts=self.suite.evaluation.prompts, temperature=self.suite.temperature,
-            objective=_objective(inputs),
+            objective=_objective(inputs), prefix=self.prefix,
             beta=self.method.beta(self.config) or None if self.is_trained else None,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from alignbench.api import Decoding, Pair, RewardSource, TokenBatch
 from alignbench.engine.logprobs import ROWS_PER_BLOCK, spread
 from alignbench.engine.resident import Resident
+from alignbench.engine.tokens import Codec
 from alignbench.rl import exact_kl, k1, k3
 
 
@@ -25,25 +26,34 @@ class KL(NamedTuple):
 
 @torch.no_grad()
 def measure_kl(
-    policy: Resident, adapter: str | None, reference: Resident, tokens: TokenBatch, temperature: float = 1.0
-) -> KL:
+    policy: Resident, adapter: str | None, reference: Resident, tokens: TokenBatch, temperature: float = 1.0,
+    reference_tokens: TokenBatch | None = None,
+) -> KL:  # fmt: skip
     """KL of `adapter` on `policy` from the bare `reference` along the tokens, both at `temperature`; the two may be one
     model.
 
-    The bare reference against itself is 0 by identity and is not computed.
+    `reference_tokens`: the same responses after the prompts that the reference reads, where they are others than the
+    policy's (`after`). The bare reference against itself on the same prompts is 0 by identity and is not computed.
     """
-    if adapter is None and policy is reference:
+    if adapter is None and policy is reference and reference_tokens is None:
         zero = torch.zeros(len(tokens.ids), dtype=torch.float64)
         return KL(zero, zero, zero)
     labels = tokens.ids[tokens.is_response]
     with policy.using(adapter):
         ours = policy.response_states(tokens)
     with reference.using(None):
-        theirs = reference.response_states(tokens)
+        theirs = reference.response_states(tokens if reference_tokens is None else reference_tokens)
     blocks = zip(ours.split(ROWS_PER_BLOCK), theirs.split(ROWS_PER_BLOCK), labels.split(ROWS_PER_BLOCK), strict=True)
     parts = [_kl_rows(policy.project(p), reference.project(q), y, temperature) for p, q, y in blocks]
     columns = (torch.cat(column) for column in zip(*parts, strict=True))
     return KL(*(spread(column, tokens.is_response).double().sum(-1).cpu() for column in columns))
+
+
+def after(codec: Codec, prompts: Sequence[str], tokens: TokenBatch) -> TokenBatch:
+    """The responses of `tokens`, id for id, after other prompts: text tokenised again may come out otherwise."""
+    heads = [codec.prompt(prompt) for prompt in prompts]
+    rows = zip(tokens.ids, tokens.is_response, strict=True)
+    return codec.padded(heads, [ids[is_response].tolist() for ids, is_response in rows])
 
 
 def _kl_rows(ours: Tensor, theirs: Tensor, labels: Tensor, temperature: float) -> KL:
@@ -117,6 +127,27 @@ def implicit_accuracy(
 
 def _hits(gap: Tensor) -> Accuracy:
     return Accuracy(float((gap > 0).sum() + 0.5 * (gap == 0).sum()), len(gap))
+
+
+class TextNats(NamedTuple):
+    nats: Tensor  # (B,) float64, -log p of the text's tokens, summed
+    tokens: Tensor  # (B,) int64
+
+
+TEXT_TOKENS_MAX = 256  # read of a text; the rest is cut
+
+
+@torch.no_grad()
+def text_nats(policy: Resident, adapter: str | None, texts: Sequence[str]) -> TextNats:
+    """How unlikely whole texts are to `adapter` on `policy`, or to it bare: nothing before them and no end of sequence
+    after, for where a text is cut off says nothing of it."""
+    codec = policy.codec
+    tokens = codec.encode(
+        [""] * len(texts), texts, max_new_tokens=min(TEXT_TOKENS_MAX, codec.window - 1), is_ended=[False] * len(texts)
+    )
+    with policy.using(adapter):
+        logprobs = policy.logprobs(tokens)
+    return TextNats(-logprobs.double().sum(-1).cpu(), tokens.is_response.sum(-1).cpu())
 
 
 def share_distinct(completions: Sequence[str]) -> float:

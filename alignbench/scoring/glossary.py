@@ -67,7 +67,8 @@ _METRICS = (
     Metric(
         "kl_nats_exact",
         "Mean over held-out prompts of the sum, over the policy's own sampled response tokens (unfiltered), of "
-        "the full-vocabulary KL(policy || reference), both at the suite's temperature. Never clamped.",
+        "the full-vocabulary KL(policy || reference), both at the suite's temperature. Never clamped. A prefix that a "
+        "policy is given before its prompts is the policy's: the reference reads the prompt alone.",
         "nats",
         "lower",
         "KL, nats",
@@ -100,6 +101,22 @@ _METRICS = (
         "share",
         "higher",
         "RM accuracy",
+    ),
+    Metric(
+        "reward_model_accuracy_other",
+        "The same on human pairs over texts of other kinds than the task's, all kinds together: for the sentiment task "
+        "tweets, product reviews and editorials.",
+        "share",
+        "higher",
+        "RM accuracy elsewhere",
+    ),
+    Metric(
+        "forgetting_nats",
+        "Language-model loss of the policy on texts of another kind than the task's, less that of the reference: mean "
+        "over their tokens, at temperature 1, nothing before them.",
+        "nats per token",
+        "lower",
+        "Forgetting, nats",
     ),
     Metric(
         "completion_tokens",

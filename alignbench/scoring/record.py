@@ -32,7 +32,7 @@ from alignbench.store import read_rows, write_rows
 FORMAT = 2  # of a record; 1 said nothing of its provenance, and is read as one of today's without it
 # The names a record may carry, by field.
 PER_PROMPT = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
-COUNTS = ("reward_model_accuracy",)
+COUNTS = ("reward_model_accuracy", "reward_model_accuracy_other")  # the latter also by kind: `...:tweets`
 METRICS = (
     "reward_gold",
     "reward_gold_sd",
@@ -44,6 +44,8 @@ METRICS = (
     "kl_nats_k3",
     "kl_nats_bound",
     "reward_model_accuracy",
+    "reward_model_accuracy_other",
+    "forgetting_nats",
     "completion_tokens",
     "eos_rate",
     "distinct_2",
@@ -187,7 +189,8 @@ class Record(_Part):
     def _are_known(cls, values: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
         allowed = _NAMES[str(info.field_name)]
         for name in values:
-            if name not in allowed:
+            of_a_kind = info.field_name == "counts" and name.startswith("reward_model_accuracy_other:")
+            if name not in allowed and not of_a_kind:
                 raise ValueError(f"unknown metric '{name}'; {nearest(name, allowed)}")
         return values
 

@@ -29,6 +29,7 @@ class ClosedForm(Kind):
         objective: Literal["proxy", "gold"] | None  # whose expectation training raised
         reward: Source | None  # an unfitted proxy
         seed: int
+        prefix: str  # before every prompt, for the policy alone
 
     def make(self, work: HarnessWork) -> None:
         import torch
@@ -41,8 +42,8 @@ class ClosedForm(Kind):
         with work.resident("policy") as resident:
             adapter = work.load_policy(resident)
             policy, own_start = (
-                exact.completion_logprobs(resident, name, prompts, completions, limit, o.temperature)
-                for name in (adapter, None)
+                exact.completion_logprobs(resident, name, asked, completions, limit, o.temperature)
+                for name, asked in ((adapter, [o.prefix + p for p in prompts]), (None, prompts))
             )
         with work.resident("reference") as resident:
             reference = exact.completion_logprobs(resident, None, prompts, completions, limit, o.temperature)
@@ -65,4 +66,5 @@ class ClosedForm(Kind):
         return [] if options["reward"] is None else [("source", options["reward"]["name"])]
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
-        return Told(f"{spoken(self.name)} of {below['policy'].made}", stage.options["prompts"])
+        after = ", after a prefix" if stage.options["prefix"] else ""
+        return Told(f"{spoken(self.name)} of {below['policy'].made}{after}", stage.options["prompts"])

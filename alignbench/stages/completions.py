@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Completions(Kind):
-    """Unfiltered. Inputs: `policy`, and `reference`, the supervised start: one for every row, also
-    for a method that moved its own start."""
+    """Unfiltered. Inputs: `policy`, and `reference`, the supervised start: one for every row, also for a method that
+    moved its own start. `prefix`: text before every prompt, for the policy alone; a row's prompt is without it."""
 
     name = "completions"
     view = "scoring"
@@ -26,12 +26,13 @@ class Completions(Kind):
         batch_size: int
         temperature: float
         seed: int
+        prefix: str
 
     def make(self, work: HarnessWork) -> None:
         import torch
 
         from alignbench.engine.sampling import sample_texts
-        from alignbench.scoring.evaluate import measure_kl
+        from alignbench.scoring.evaluate import after, measure_kl
 
         o = self.Options(**work.options)
         prompts = [p for p in work.held_out_prompts(o.prompts) for _ in range(o.per_prompt)]
@@ -41,10 +42,12 @@ class Completions(Kind):
             adapter = work.load_policy(resident)
             for start in range(0, len(prompts), o.batch_size):
                 part = prompts[start : start + o.batch_size]
-                rollout = sample_texts(resident, part, work.task.max_new_tokens, o.temperature, generator)
+                asked = [o.prefix + p for p in part]
+                rollout = sample_texts(resident, asked, work.task.max_new_tokens, o.temperature, generator)
                 lengths = rollout.tokens.is_response.sum(-1)
                 work.count(tokens_generated=int(lengths.sum()))
-                kl = measure_kl(resident, adapter, reference, rollout.tokens, o.temperature)
+                bare = after(reference.codec, part, rollout.tokens) if o.prefix else None
+                kl = measure_kl(resident, adapter, reference, rollout.tokens, o.temperature, bare)
                 columns: dict[str, list[Any]] = {
                     "prompt": part,
                     "completion": rollout.completions,
@@ -59,4 +62,5 @@ class Completions(Kind):
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         o = stage.options
         each = "" if o["per_prompt"] == 1 else f", {o['per_prompt']} a prompt"
+        each += ", after a prefix" if o["prefix"] else ""
         return Told(f"completions of {below['policy'].made}{each}, seed {o['seed']}", o["prompts"] * o["per_prompt"])

@@ -11,6 +11,7 @@ from alignbench.stages.gold_rewards import GoldRewards
 from alignbench.stages.human_comparisons import HumanComparisons
 from alignbench.stages.joined_comparisons import JoinedComparisons
 from alignbench.stages.kind import Kind, Told
+from alignbench.stages.lm_loss import LMLoss
 from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.reward_model import FittedRewardModel
@@ -25,7 +26,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind()
     for kind in (
         SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, FittedRewardModel, Train, Snapshot, Untrained,
-        Completions, GoldRewards, ProxyRewards, GoldCard, RewardCard, ClosedForm, Score,
+        Completions, GoldRewards, ProxyRewards, GoldCard, RewardCard, ClosedForm, LMLoss, Score,
     )
 }  # fmt: skip
 OTHER = Kind()

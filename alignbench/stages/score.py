@@ -27,7 +27,8 @@ class Rule(Config):
 
 class Score(Kind):
     """Inputs: `completions`; `gold` and `proxy`, their rewards; `baseline_gold`, the start point's on the same prompts;
-    `gold_card`, `reward_card`; `closed_form` where the task lists every completion."""
+    `gold_card`, `reward_card`; `closed_form` where the task lists every completion; `lm_loss` and `baseline_lm_loss`,
+    the policy's and the start's, where it has other texts."""
 
     name = "score"
     view = "scoring"
@@ -55,7 +56,10 @@ class Score(Kind):
         if "closed_form" in work.stage.inputs:
             metrics |= read_json(work.place("closed_form") / "closed_form.json")
         card = read_json(work.place("reward_card") / "card.json")
-        metrics["reward_model_accuracy"] = card["hits"] / card["count"]
+        counts = _counts(card)
+        metrics |= {name: hits / count for name, (hits, count) in counts.items() if ":" not in name}
+        if "lm_loss" in work.stage.inputs:
+            metrics["forgetting_nats"] = _loss(work, "lm_loss") - _loss(work, "baseline_lm_loss")
         metrics |= _text(rows, weights, work.seed)
         kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
         write_json(
@@ -63,7 +67,7 @@ class Score(Kind):
             {
                 "metrics": _finite(metrics),
                 "per_prompt": {name: by_prompt[name].tolist() for name in kept},
-                "counts": {"reward_model_accuracy": [card["hits"], card["count"]]},
+                "counts": counts,
                 "context": {
                     "human_accuracy": card["human_accuracy"],
                     "gold_card": read_json(work.place("gold_card") / "card.json"),
@@ -78,6 +82,21 @@ class Score(Kind):
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         return Told(f"score of {label}", below["gold"].size)
+
+
+def _counts(card: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Hits and trials: of the task's own pairs, of all others together, and of each other kind by itself."""
+    counts = {"reward_model_accuracy": [card["hits"], card["count"]]}
+    by_kind = {kind: [told["hits"], told["count"]] for kind, told in card["other"].items()}
+    if by_kind:
+        counts["reward_model_accuracy_other"] = [sum(column) for column in zip(*by_kind.values(), strict=True)]
+    return counts | {f"reward_model_accuracy_other:{kind}": told for kind, told in by_kind.items()}
+
+
+def _loss(work: HarnessWork, name: str) -> float:
+    """Nats per token, over all texts together."""
+    rows = work.rows(name)
+    return sum(row["nats"] for row in rows) / sum(row["tokens"] for row in rows)
 
 
 def _by_prompt(

@@ -135,6 +135,8 @@ class Evaluation(Config):
     samples_per_prompt: Count = 8  # completions of each; one alone is most of what looks like noise between seeds
     start_samples_per_prompt: Count = 16  # of the supervised start, which every gain rests on
     held_out_pairs: Count = 500  # real human pairs for reward-model accuracy
+    other_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = 200  # of each other kind of text, where the task has them
+    other_texts: Annotated[int, Field(ge=0, le=1_000_000)] = 256  # for forgetting, where the task has them
     batch_size: Count = 128  # completions per forward pass
     # two rows no further apart than this count as equivalent; in standard deviations of the start's gold
     delta: Annotated[PositiveFloat, Field(le=10)] = 0.2

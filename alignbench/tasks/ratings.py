@@ -51,7 +51,7 @@ class Splits(NamedTuple):
 
 
 def load_sentences(path: Path) -> list[Sentence]:
-    """Read `movie_ratings.jsonl` of the asset `movie-ratings`."""
+    """Read a file of the asset `movie-ratings` or `other-ratings`."""
     try:
         with path.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
@@ -60,9 +60,14 @@ def load_sentences(path: Path) -> list[Sentence]:
         raise UserError(f"{path} is missing or not a file of ratings: run `alignbench fetch`") from None
 
 
+def in_order(sentences: Iterable[Sentence], seed: int) -> list[Sentence]:
+    """Each text once, in the order of its hash under the seed."""
+    return sorted(_without_duplicates(sentences), key=lambda sentence: _rank(seed, sentence.text))
+
+
 def split(sentences: Iterable[Sentence], seed: int, sizes: SplitSizes, prompt_words: int = 5) -> Splits:
     """Cut the sentences, in the order of their hash, into a rating, a held-out and a prompt part."""
-    order = sorted(_without_duplicates(sentences), key=lambda sentence: _rank(seed, sentence.text))
+    order = in_order(sentences, seed)
     held_out, rest = order[: sizes.held_out], order[sizes.held_out :]
     rating, rest = rest[: sizes.rating], rest[sizes.rating :]
 

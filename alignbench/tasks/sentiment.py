@@ -38,7 +38,7 @@ from alignbench.api import (
     Work,
 )
 from alignbench.assets.fetch import asset_folder
-from alignbench.tasks import ratings
+from alignbench.tasks import other_ratings, ratings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,8 @@ class Sentiment(Task):
         return self.config.max_completion_tokens
 
     def digest(self) -> str:
-        return hashlib.sha256((asset_folder("movie-ratings") / "movie_ratings.jsonl").read_bytes()).hexdigest()
+        movies = hashlib.sha256((asset_folder("movie-ratings") / "movie_ratings.jsonl").read_bytes()).hexdigest()
+        return hashlib.sha256(f"{movies} {other_ratings.digest()}".encode()).hexdigest()
 
     @cached_property
     def splits(self) -> ratings.Splits:
@@ -104,6 +105,13 @@ class Sentiment(Task):
         held_out = self.splits.held_out
         pairs = ratings.human_pairs(held_out, len(held_out) // 2, self.data_seed, self.config.min_gap)
         return HeldOutPairs(pairs, ratings.human_accuracy(held_out, pairs))
+
+    def other_pairs(self, count: int) -> dict[str, HeldOutPairs]:
+        return other_ratings.held_out_pairs(count, self.data_seed, self.config.min_gap)
+
+    def other_texts(self) -> list[str]:
+        """Of newspaper editorials: whole sentences as reviews are, and about anything but a film."""
+        return [sentence.text for sentence in other_ratings.sentences("editorials", self.data_seed)]
 
     def gold(self, build: RecipeBuilder) -> Stage:
         return build.stage("gold", fit_rater, {}, depths=list(DEPTHS))

@@ -28,6 +28,8 @@ HIDDEN = (RewardSource, Task, Suite, Plan, PlanBuilder, Store, Catalog)
 READS: dict[str, Callable[[Any, Work], Any]] = {
     "the held-out prompts": lambda task, work: task.prompts("eval"),
     "the held-out pairs": lambda task, work: task.held_out_pairs(),
+    "pairs of other kinds": lambda task, work: task.other_pairs(1),
+    "texts of another kind": lambda task, work: task.other_texts(),
     "the gold reward's stage": lambda task, work: task.gold(None),
     "the gold reward": lambda task, work: task.load_gold(work.folder, None),
     "its card": lambda task, work: task.gold_card(None),

@@ -1,4 +1,7 @@
-"""The rows every comparison needs: the start point itself, and best-of-n sampling from it.
+"""The rows every comparison needs: the start point itself, the start told what is wanted, and best-of-n sampling.
+
+`prompted` trains nothing: before each prompt stand the task's guideline and the label of a good text, as an example of
+the rubric's own form. Its KL is what the words move: the start with them before the prompt, from the start without.
 
 Best-of-n returns, of n samples, the one the proxy reward likes best. From N >= n samples a prompt its expected gold
 reward is estimated without bias (Nakano et al. 2021, arXiv:2112.09332, appendix): sort by proxy; the i-th worst of N is
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveInt, model_validator
 
 import alignbench
-from alignbench import AlignmentMethod, Decoding, MethodConfig
+from alignbench import AlignmentMethod, Decoding, MethodConfig, Rubric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +26,15 @@ if TYPE_CHECKING:
 class SFT(AlignmentMethod):
     name = "sft"
     summary = "the supervised start, where every other row begins"
+
+
+class Prompted(AlignmentMethod):
+    name = "prompted"
+    summary = "the start with the task's rubric before every prompt, nothing trained"
+
+    def prefix(self, config: MethodConfig, rubric: Rubric) -> str:
+        """As the judge is asked, but with the label first: what follows it is then a text that deserves it."""
+        return f"{rubric.guideline}\n\n{rubric.quality}: {rubric.best}\n{rubric.subject}: "
 
 
 class BestOfN(AlignmentMethod):
@@ -70,4 +82,4 @@ class BestOf(Decoding):
 
 @alignbench.hookimpl
 def alignbench_methods() -> list[type[AlignmentMethod]]:
-    return [SFT, BestOfN]
+    return [SFT, Prompted, BestOfN]

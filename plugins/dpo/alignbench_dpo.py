@@ -3,19 +3,26 @@
 `loss_type` sigmoid is eq. 7; ipo is Azar et al. 2023 (arXiv:2310.12036) eq. 17 on length-averaged gaps, as in TRL;
 robust is Chowdhury et al. 2024 (arXiv:2403.00409) eq. 9, which undoes a known rate of flipped labels,
 `label_smoothing`. With sigmoid the same option gives conservative DPO (cDPO, Mitchell 2023).
+
+`dpo_permuted` is the control beside it: DPO on the same pairs, half of which, drawn at random, are turned round. Its
+labels carry nothing, so what it gains or loses is what DPO does by training at all.
 """
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from math import log
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 import alignbench
-from alignbench import AlignmentMethod, MethodConfig, Trial
+from alignbench import AlignmentMethod, Inputs, MethodConfig, RecipeBuilder, Trial, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 LossType = Literal["sigmoid", "ipo", "robust"]
@@ -66,6 +73,34 @@ def dpo_loss(margin: Tensor, beta: float, loss_type: LossType = "sigmoid", label
     return ((1 - label_smoothing) * right + label_smoothing * flipped).mean()
 
 
+class PermutedDPO(DPO):
+    name = "dpo_permuted"
+    summary = "DPO on pairs whose labels carry nothing; a control"
+
+    def recipe(self, config: DPO.Config, build: RecipeBuilder) -> Inputs:
+        inputs = super().recipe(config, build)
+        assert inputs.preferences is not None  # DPO needs them
+        return replace(inputs, preferences=build.stage("permuted", permute, {"comparisons": inputs.preferences}))
+
+    def beta(self, config: DPO.Config) -> None:
+        """Whatever the objective, no reward stands behind these labels."""
+
+
+def permute(work: Work) -> None:
+    """Turn half of the comparisons round, drawn by the stage's seed: exactly half, so that not even their number leans
+    to one side."""
+    rows = work.rows("comparisons")
+    turned = set(random.Random(work.seed).sample(range(len(rows)), len(rows) // 2))
+    work.save_rows([_turned(row) if i in turned else row for i, row in enumerate(rows)])
+
+
+def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison the other way round: each text keeps what is known of it."""
+    sides = {"chosen": "rejected", "rejected": "chosen"}
+    names = {f"{side}{end}": f"{other}{end}" for side, other in sides.items() for end in ("", "_ended")}
+    return {**{names.get(name, name): value for name, value in row.items()}, "ranked": row["ranked"][::-1]}
+
+
 @alignbench.hookimpl
 def alignbench_methods() -> list[type[AlignmentMethod]]:
-    return [DPO]
+    return [DPO, PermutedDPO]

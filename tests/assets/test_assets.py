@@ -66,8 +66,11 @@ TEXTS = "1\t1.5\tA ''fine'' film &amp; more\r\n2\t-2\tClichés\u2028abound\r\n".
 VALUES = b"1\t1.5\t0.5\t[1, 2]\r\n2\t-2\t0\t[-2, -2, -2]"
 
 
+RATINGS_TEXTS, RATINGS_VALUES = convert.texts_of("movie_ratings"), convert.ratings_of("movie_ratings")
+
+
 def sdist(**changes):
-    members = {convert.RATINGS_TEXTS: TEXTS, convert.RATINGS_VALUES: VALUES, "../escape": b"x"} | changes
+    members = {RATINGS_TEXTS: TEXTS, RATINGS_VALUES: VALUES, "../escape": b"x"} | changes
     return tar({"../outside": b"x", convert.RATINGS_TAR: tar(members)})
 
 
@@ -90,6 +93,24 @@ def test_ratings_are_joined_by_id_and_texts_made_plain(monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == ["asset.json", "movie_ratings.jsonl"]
     assert left_over() == ["movie-ratings"]
     assert asset_folder("movie-ratings") == folder
+
+
+def test_the_other_ratings_are_a_file_each_beside_the_movies_which_stay(monkeypatch):
+    texts = b"7_1\t0\tIt''s &lt;3\n7_2\t-1\tno\n"
+    values = b"\xef\xbb\xbf7_1\t0\t0\t[0, 4]\n7_2\t-1\t0\t[-1]\n"  # one of the archive's tables has such a mark
+    names = ("tweets", "products", "editorials")
+    members = {part(name): b for name in names for part, b in ((convert.texts_of, texts), (convert.ratings_of, values))}
+    archive = sdist(**members)
+    plant(monkeypatch, "movie-ratings", archive, "v.tar.gz")
+    movies = fetch_ratings() / "movie_ratings.jsonl"
+    made = movies.stat().st_mtime_ns
+    plant(monkeypatch, "other-ratings", archive, "v.tar.gz")
+    folder = fetch(["movie-ratings", "other-ratings"], progress=False)["other-ratings"]
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == sorted(f"{name}.jsonl" for name in names)
+    for name in names:
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        assert rows == [{"text": 'It"s <3', "ratings": [0, 4]}, {"text": "no", "ratings": [-1]}]
+    assert movies.stat().st_mtime_ns == made
 
 
 def test_a_whole_asset_is_not_fetched_again_a_damaged_one_is(monkeypatch):
@@ -155,11 +176,11 @@ def test_a_killed_build_leaves_nothing_that_looks_ready(monkeypatch):
     [
         (tar({"other": b""}), r"hutto_ICWSM_2014.tar.gz is absent"),
         (tar({convert.RATINGS_TAR: "/etc/passwd"}), r"hutto_ICWSM_2014.tar.gz is 0 bytes, not a plain file"),
-        (sdist(**{convert.RATINGS_TEXTS: "/etc/passwd"}), r"GroundTruth.txt is 0 bytes, not a plain file"),
-        (sdist(**{convert.RATINGS_VALUES: bytes(2**25 + 1)}), r"anonDataRatings.txt is 33,554,433 bytes"),
-        (sdist(**{convert.RATINGS_VALUES: VALUES + b"\n3\t1\t0\t[1]"}), r"differ in 1 sentence ids, first 3"),
-        (sdist(**{convert.RATINGS_TEXTS: TEXTS + TEXTS}), r"repeated ids or a line without 3 columns"),
-        (sdist(**{convert.RATINGS_VALUES: b"1\t2"}), r"repeated ids or a line without 4 columns"),
+        (sdist(**{RATINGS_TEXTS: "/etc/passwd"}), r"GroundTruth.txt is 0 bytes, not a plain file"),
+        (sdist(**{RATINGS_VALUES: bytes(2**25 + 1)}), r"anonDataRatings.txt is 33,554,433 bytes"),
+        (sdist(**{RATINGS_VALUES: VALUES + b"\n3\t1\t0\t[1]"}), r"differ in 1 sentence ids, first 3"),
+        (sdist(**{RATINGS_TEXTS: TEXTS + TEXTS}), r"repeated ids or a line without 3 columns"),
+        (sdist(**{RATINGS_VALUES: b"1\t2"}), r"repeated ids or a line without 4 columns"),
     ],
     ids=range(7),  # an archive's bytes hold the second it was packed in, and would name the test differently each time
 )
@@ -276,4 +297,6 @@ def test_the_real_assets_arrive():
     folders = fetch()
     assert (folders["smollm2-135m"] / "model.safetensors").stat().st_size > 2e8
     assert len((folders["movie-ratings"] / "movie_ratings.jsonl").read_bytes().splitlines()) == 10_605
+    counts = {path.stem: len(path.read_bytes().splitlines()) for path in folders["other-ratings"].glob("*.jsonl")}
+    assert counts == {"tweets": 4_200, "products": 3_708, "editorials": 5_190}
     assert len(model_digest("smollm2-135m")) == 64

@@ -7,6 +7,8 @@ from peft import PeftModel
 from alignbench.api import Config, Decoding, Pair, RewardSource
 from alignbench.engine.sampling import sample_texts
 from alignbench.scoring.evaluate import (
+    TEXT_TOKENS_MAX,
+    after,
     decoding_weights,
     expected,
     implicit_accuracy,
@@ -14,6 +16,7 @@ from alignbench.scoring.evaluate import (
     pair_accuracy,
     repetition,
     share_distinct,
+    text_nats,
     uniform,
     win_rate,
 )
@@ -76,6 +79,59 @@ def test_the_kl_of_an_unchanged_policy_is_exactly_zero(resident, name):
     for adapter, reference in (("policy", made), (None, made), ("policy", resident(name))):
         kl = measure_kl(made, adapter, reference, tokens)
         assert [part.abs().sum().item() for part in kl] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prefix_is_read_by_the_policy_alone(resident, shake, plain, tmp_path, name, is_trained):
+    made = resident(name)
+    shake(made.add_adapter("policy", 0))
+    made.save_adapter("policy", tmp_path)
+    adapter = "policy" if is_trained else None
+    ours = PeftModel.from_pretrained(plain(name), tmp_path).eval() if is_trained else plain(name)
+    with made.using(adapter):
+        prefixed = ["a good plot: " + prompt for prompt in PROMPTS]
+        tokens = sample_texts(made, prefixed, 6, 1.0, torch.Generator().manual_seed(0)).tokens
+    bare = after(made.codec, PROMPTS, tokens)
+    exact, k1 = [0.0] * len(PROMPTS), [0.0] * len(PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        response = tokens.ids[row][tokens.is_response[row]].tolist()
+        assert bare.ids[row][bare.is_token[row]].tolist() == made.codec.prompt(prompt) + response
+        log_p, log_q = (
+            log_probs(model, made.codec.prompt(text) + response)[-len(response) - 1 : -1]
+            for model, text in ((ours, prefixed[row]), (plain(name), prompt))
+        )
+        exact[row] = float((log_p.exp() * (log_p - log_q)).sum())
+        k1[row] = sum(float(log_p[t, label] - log_q[t, label]) for t, label in enumerate(response))
+    kl = measure_kl(made, adapter, resident(name), tokens, reference_tokens=bare)
+    assert kl.exact.tolist() == pytest.approx(exact, rel=1e-4, abs=1e-5)
+    assert kl.k1.tolist() == pytest.approx(k1, rel=1e-4, abs=1e-4)
+    torch.testing.assert_close(
+        measure_kl(made, adapter, made, tokens, reference_tokens=bare).exact, kl.exact, atol=1e-6, rtol=1e-6
+    )
+    assert min(exact) > 0.001
+
+
+@torch.no_grad()
+def log_probs(model, ids):
+    """(T, V) of one sequence alone, float64."""
+    return model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_texts_nats_are_those_of_its_own_tokens_from_the_first_to_the_last(resident, shake, plain, tmp_path, name):
+    made = resident(name)
+    shake(made.add_adapter("policy", 0))
+    made.save_adapter("policy", tmp_path)
+    ours = PeftModel.from_pretrained(plain(name), tmp_path).eval()
+    texts = ["the film is a good one", "a", "dull " * 300]
+    for adapter, model in (("policy", ours), (None, plain(name))):
+        found = text_nats(made, adapter, texts)
+        for text, nats, count in zip(texts, found.nats.tolist(), found.tokens.tolist(), strict=True):
+            ids = made.codec.plain(text)[: min(TEXT_TOKENS_MAX, made.codec.window - 1)]
+            log_p = log_probs(model, [made.codec.bos, *ids])[:-1]
+            assert count == len(ids)
+            assert nats == pytest.approx(-float(log_p.gather(1, torch.tensor(ids)[:, None]).sum()), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------ accuracy

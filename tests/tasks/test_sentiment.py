@@ -9,7 +9,7 @@ import torch
 
 from alignbench.assets.fetch import asset_folder
 from alignbench.errors import UserError
-from alignbench.tasks import sentiment
+from alignbench.tasks import other_ratings, sentiment
 from alignbench.tasks.ratings import Sentence
 from alignbench.tasks.sentiment import Rater, Sentiment
 
@@ -37,14 +37,17 @@ def sentences(count, seed, words=(4, 12)):
 def task(request, tmp_path, monkeypatch):
     if request.param == "real":
         try:
-            asset_folder("movie-ratings")
+            asset_folder("movie-ratings"), asset_folder("other-ratings")
         except UserError as error:
             pytest.skip(str(error))
         return Sentiment(Sentiment.Config())
     file = tmp_path / "movie_ratings.jsonl"
     rows = [{"text": s.text, "ratings": s.ratings} for s in sentences(600, 0, (10, 16))]
     file.write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setattr(sentiment, "asset_folder", lambda name: tmp_path)
+    for module in (sentiment, other_ratings):
+        monkeypatch.setattr(module, "asset_folder", lambda name: tmp_path)
+    for kind in other_ratings.KINDS:
+        (tmp_path / f"{kind}.jsonl").write_text(json.dumps(rows[0]))
     return Sentiment(Sentiment.Config(**SMALL))
 
 

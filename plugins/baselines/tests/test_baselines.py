@@ -1,7 +1,9 @@
-"""Best-of-n against brute force over all subsets of the samples, and its KL bound against known numbers."""
+"""Best-of-n against brute force over all subsets of the samples, and its KL bound against known numbers; the prompted
+start's KL against a sum over every completion."""
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 
@@ -9,11 +11,15 @@ import pytest
 import torch
 
 from alignbench.api import AlignmentMethod
+from alignbench.assets.models import resolve_model
 from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
+from alignbench.run.here import run_here
+from alignbench.store import Store
 from alignbench.suite.spec import load_suite
-from alignbench_baselines import SFT, BestOf, BestOfN
+from alignbench.tasks.oracle import COMPLETIONS, MAX_NEW_TOKENS, PROMPTS, Oracle, OracleReward
+from alignbench_baselines import SFT, BestOf, BestOfN, Prompted
 
 
 def brute_force(proxy: list[float], n: int) -> list[float]:
@@ -75,4 +81,57 @@ def test_a_sweep_over_n_shares_one_set_of_samples(suite_file) -> None:
 
 
 def test_the_start_point_is_a_row_that_trains_nothing() -> None:
-    assert SFT.train is BestOfN.train is AlignmentMethod.train
+    assert SFT.train is Prompted.train is BestOfN.train is AlignmentMethod.train
+
+
+# ------------------------------------------------------------------------------------------------ prompted
+
+
+@torch.no_grad()
+def spoken(model, tokenizer, text: str) -> torch.Tensor:
+    """(C,) log-probabilities of every completion after `text`, one sequence at a time, by transformers alone."""
+    head = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
+    found = []
+    for completion in COMPLETIONS:
+        tail = [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id][:MAX_NEW_TOKENS]
+        log_p = model(input_ids=torch.tensor([head + tail])).logits[0].double().log_softmax(-1)
+        found.append(sum(float(log_p[len(head) - 1 + i, label]) for i, label in enumerate(tail)))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def test_the_prompted_starts_kl_and_gold_are_the_sums_over_every_completion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+    suite = {
+        "model": "oracle-gpt2", "device": "cpu", "dtype": "float32", "task": "oracle", "sft": {"max_steps": 0},
+        "comparisons": {"source": "human", "pairs": 24}, "evaluation": {"prompts": 600, "held_out_pairs": 8},
+        "methods": ["sft", "prompted"],
+    }  # fmt: skip
+    path = tmp_path / "toy.yaml"
+    path.write_text(json.dumps(suite))
+    start, prompted = run_here(make_plan(load_suite(path), load_catalog()), Store(), is_strict=True).records
+
+    folder = resolve_model("oracle-gpt2")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    prefix = Prompted().prefix(Prompted.Config(), Oracle.rubric)
+    assert Oracle.rubric.guideline in prefix
+    kl, gold = [], []
+    for prompt in PROMPTS:
+        log_p, log_q = spoken(model, tokenizer, prefix + prompt), spoken(model, tokenizer, prompt)
+        assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-6)
+        kl.append(float((log_p.exp() * (log_p - log_q)).sum()))
+        scores = OracleReward(OracleReward.Config()).score([prompt] * len(COMPLETIONS), COMPLETIONS)
+        gold.append(float((log_p.exp() * scores).sum()))
+    assert prompted.metrics["kl_nats_enumerated"] == pytest.approx(sum(kl) / 3, abs=1e-5)
+    assert prompted.metrics["reward_gold_enumerated"] == pytest.approx(sum(gold) / 3, abs=1e-5)
+    assert sum(kl) / 3 > 0.005
+    assert start.metrics["kl_nats_enumerated"] == start.metrics["kl_nats_exact"] == 0
+    for record, name in ((prompted, "kl_nats_exact"), (prompted, "reward_gold"), (start, "reward_gold")):
+        samples = torch.tensor(record.per_prompt[name], dtype=torch.float64)
+        truth = record.metrics["reward_gold_enumerated" if name == "reward_gold" else "kl_nats_enumerated"]
+        assert float(samples.mean()) == pytest.approx(truth, abs=4 * float(samples.std()) / 600**0.5), name
+    assert prompted.training is None
+    assert prompted.cost.total.tokens_trained == 0

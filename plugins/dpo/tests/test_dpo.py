@@ -1,11 +1,14 @@
-"""DPO's losses against TRL's own code and float64 formulas, and the identities at step 0."""
+"""DPO's losses against TRL's own code and float64 formulas, and the identities at step 0; the control beside it."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean, stdev
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +17,12 @@ from pydantic import ValidationError
 from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Resident
 from alignbench.engine.trial import LiveTrial
-from alignbench.suite.spec import Lora
-from alignbench_dpo import DPO, dpo_loss
+from alignbench.planning.layout import make_plan
+from alignbench.plugins import load_catalog
+from alignbench.run.here import run_here
+from alignbench.store import Store
+from alignbench.suite.spec import Lora, load_suite
+from alignbench_dpo import DPO, dpo_loss, permute
 
 MARGINS = torch.tensor([-30.0, -2.5, -0.1, 0.0, 0.3, 4.0, 80.0])
 
@@ -142,3 +149,81 @@ def test_training_starts_at_margin_0_and_learns_the_preference(
 def test_the_closed_form_is_claimed_for_the_sigmoid_loss_on_labels_as_they_are(options):
     assert DPO().beta(DPO.Config(beta=0.3)) == 0.3
     assert DPO().beta(DPO.Config(beta=0.3, **options)) is None
+
+
+# ------------------------------------------------------------------------------------------------ permuted
+
+
+LARGE = {"beta": 0.5, "per_device_train_batch_size": 234, "learning_rate": 5e-3}
+
+
+class Pairs:
+    """The part of a `Work` that a stage on comparisons uses."""
+
+    def __init__(self, rows: list[dict[str, Any]], seed: int) -> None:
+        self.given, self.seed, self.saved = rows, seed, []
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return self.given
+
+    def save_rows(self, rows: list[dict[str, Any]]) -> None:
+        self.saved = rows
+
+
+def permuted(count: int, seed: int) -> list[dict[str, Any]]:
+    """Of pairs (better, worse) and, in every third, what is known of a sample's end."""
+    ends = {"chosen_ended": True, "rejected_ended": False}
+    rows = [
+        {"prompt": f"{i}", "chosen": f"better {i}", "rejected": f"worse {i}", "ranked": [f"better {i}", f"worse {i}"]}
+        | (ends if i % 3 == 0 else {})
+        for i in range(count)
+    ]
+    work = Pairs(rows, seed)
+    permute(work)  # type: ignore[arg-type]
+    return work.saved
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 300])
+def test_exactly_half_of_the_pairs_are_turned_and_each_text_keeps_its_end(count: int) -> None:
+    rows = permuted(count, 0)
+    turned = [row for row in rows if row["chosen"].startswith("worse")]
+    assert len(turned) == count // 2
+    assert [row["prompt"] for row in rows] == [str(i) for i in range(count)]
+    for row in rows:
+        assert row["ranked"] == [row["chosen"], row["rejected"]]
+        assert {row["chosen"], row["rejected"]} == {f"better {row['prompt']}", f"worse {row['prompt']}"}
+        has_ends = int(row["prompt"]) % 3 == 0
+        known = {row[side]: row.get(f"{side}_ended") for side in ("chosen", "rejected")}
+        i = row["prompt"]
+        assert known == {f"better {i}": True if has_ends else None, f"worse {i}": False if has_ends else None}
+        assert ("chosen_ended" in row) == ("rejected_ended" in row) == has_ends
+
+
+def test_the_seed_alone_says_which_pairs_are_turned() -> None:
+    assert permuted(60, 1) == permuted(60, 1)
+    assert permuted(60, 1) != permuted(60, 2)
+
+
+def test_labels_that_carry_nothing_gain_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expected gold is a sum over all completions here; four draws of which pairs are turned."""
+    monkeypatch.setenv("ALIGNBENCH_HOME", str(tmp_path / "home"))
+    gains: dict[str, list[float]] = {"dpo": [], "dpo_permuted": []}
+    for seed in range(4):
+        suite = {
+            "model": "oracle-llama", "device": "cpu", "dtype": "float32", "max_steps": 30, "task": "oracle",
+            "lora": {"r": 8, "alpha": 16}, "sft": {"max_steps": 4}, "data_seed": seed,
+            "comparisons": {"source": "human", "pairs": 1170}, "evaluation": {"prompts": 3, "held_out_pairs": 8},
+            "methods": ["sft", *({"method": name, "config": LARGE} for name in gains)],
+        }  # fmt: skip
+        path = tmp_path / "toy.yaml"
+        path.write_text(json.dumps(suite))
+        plan = make_plan(load_suite(path), load_catalog())
+        records = {record.label: record for record in run_here(plan, Store(), is_strict=True).records}
+        for name, found in gains.items():
+            ours, start = (records[label].metrics["reward_gold_enumerated"] for label in (name, "sft"))
+            found.append(ours - start)
+        assert records["dpo_permuted"].cost.total.labels_human == records["dpo"].cost.total.labels_human == 1170
+        assert "optimum_tv" not in records["dpo_permuted"].metrics
+    assert min(gains["dpo"]) > 0.2
+    assert abs(fmean(gains["dpo_permuted"])) < max(0.05, 3 * stdev(gains["dpo_permuted"]) / 2), gains
+    assert max(map(abs, gains["dpo_permuted"])) < min(gains["dpo"]) / 2, gains
