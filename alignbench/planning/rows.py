@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from alignbench.api import AlignmentMethod, Inputs, MethodConfig, SourceRef, Stage, Task
 from alignbench.errors import PluginError, UserError, in_words
 from alignbench.planning import keys
-from alignbench.planning.build import PlanBuilder, gold_of
+from alignbench.planning.build import PlanBuilder, gold_of, second_gold_of
 from alignbench.plugins import Catalog, Plugin, Step, Steps
 from alignbench.stages.closed_form import ClosedForm
 from alignbench.stages.completions import Completions
@@ -20,6 +20,7 @@ from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.registry import kind_of, tell, view_of
 from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.score import Score
+from alignbench.stages.second_gold_rewards import SecondGoldRewards
 from alignbench.stages.snapshot import Snapshot
 from alignbench.stages.source import Source
 from alignbench.stages.train import Train
@@ -87,6 +88,7 @@ class _Layout:
         self.plain = PlanBuilder(suite, catalog, task)
         self.start = self.plain.sft()  # what every row is measured against
         self.gold = gold_of(suite, catalog, task)
+        self.second_gold = second_gold_of(suite, catalog, task)
 
     def row(self, planned: PlannedCell) -> Row:
         inputs = self.inputs()
@@ -194,8 +196,10 @@ class _Layout:
                 "completions": completions,
                 "gold": self.gold_rewards(completions),
                 "baseline_gold": self.gold_rewards(baseline),
+                "second_gold": self.second_gold_rewards(completions),
+                "baseline_second_gold": self.second_gold_rewards(baseline),
                 "proxy": ProxyRewards.stage({"completions": completions, "proxy": fitted}, **reward),
-                "gold_card": GoldCard.stage({"gold": self.gold}),
+                "gold_card": GoldCard.stage({"gold": self.gold, "second_gold": self.second_gold}),
                 "reward_card": RewardCard.stage(
                     {"policy": policy} if is_implicit else {"proxy": fitted},
                     **reward, is_implicit=is_implicit, held_out_pairs=self.suite.evaluation.held_out_pairs,
@@ -207,6 +211,11 @@ class _Layout:
 
     def gold_rewards(self, completions: Stage) -> Stage:
         return GoldRewards.stage({"completions": completions, "gold": self.gold})
+
+    def second_gold_rewards(self, completions: Stage) -> Stage | None:
+        if self.second_gold is None:
+            return None
+        return SecondGoldRewards.stage({"completions": completions, "second_gold": self.second_gold})
 
     def closed_form(self, inputs: Inputs, policy: Stage, proxy: Stage | None, reward: dict[str, Any]) -> Stage | None:
         if type(self.task).completions is Task.completions:  # it lists none
