@@ -17,8 +17,8 @@ def failures(records: Sequence[Record]) -> list[str]:
 
 
 def remarks(records: Sequence[Record]) -> list[str]:
-    """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all, and for
-    each about which the two golds disagree."""
+    """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all, or
+    about which the two golds disagree."""
     found = ((record, [*_remarks(record), *_disagreement(record)]) for record in records)
     return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said]
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignbench.errors import UserError
+from alignbench.report.notes import remarks
 from alignbench.report.table import COLUMNS, inject, summarise, to_csv, to_markdown, to_rich, write_results
 from alignbench.scoring.record import Record, read_records
 from alignbench.scoring.stats import interval_of_mean, wilson
@@ -167,7 +168,8 @@ def test_a_row_is_named_where_one_gold_sees_a_gain_and_the_other_a_loss(
     if second is not None:
         gains["reward_gold_second_gain"] = [second + d for d in around]
     said = remarks([record("dpo", per_prompt=gains)])
-    sentence = f"dpo, seed 0: the golds disagree: gain over the start {first:+.2f} by the first, {second or 0:+.2f} by the second"
+    gain = f"gain over the start {first:+.2f} by the first, {second or 0:+.2f} by the second"
+    sentence = f"dpo, seed 0: the golds disagree: {gain}"
     assert said == ([sentence] if is_said else [])
 
 
