@@ -53,6 +53,11 @@ class RewardSource(ABC):
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """(B,) float32, finite."""
 
+    def extrapolates(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor | None:
+        """(B,) bool: whether prompt + completion lies beyond what a gold reward was fitted to, asked right after its
+        score. None where the source cannot tell."""
+        return None
+
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> Tensor:
         """(B,) probability that `a` beats `b`; by default the Bradley-Terry sigmoid of the score difference."""
         return (self.score(prompts, a) - self.score(prompts, b)).sigmoid()
@@ -110,8 +115,18 @@ class Task(TrainingData):
     def load_gold(self, folder: Path, base: Any) -> RewardSource:
         """The fitted gold reward from its stage's folder; `base` is the base model (engine.Resident)."""
 
-    def gold_card(self, gold: RewardSource) -> dict[str, float]:
-        """The gold's own validity on held-out human data, each figure by name."""
+    def second_gold(self, build: RecipeBuilder) -> Stage | None:
+        """The stage that fits a second gold reward of another kind: every completion is scored by both, and a table
+        says of which rows they disagree. None: the task has none."""
+        return None
+
+    def load_second_gold(self, folder: Path) -> RewardSource:
+        """The second gold from its stage's folder. It rests on no weight of the base model, so it is handed none."""
+        raise NotImplementedError(f"task '{self.name}' brings a second gold's stage and does not load it")
+
+    def gold_card(self, gold: RewardSource, second: RewardSource | None = None) -> dict[str, float]:
+        """The gold's own validity on held-out human data, each figure by name, and that of the second gold. A task
+        without a second is called with the gold alone."""
         return {}
 
     def describe(self) -> str:

@@ -127,3 +127,8 @@ class PlanBuilder(RecipeBuilder):
 def gold_of(suite: Suite, catalog: Catalog, task: Task) -> Stage:
     """The stage of the gold reward. A task's own stages see all of its data; no recipe is handed this builder."""
     return task.gold(PlanBuilder(suite, catalog, task, suite.data_seed, view="scoring"))
+
+
+def second_gold_of(suite: Suite, catalog: Catalog, task: Task) -> Stage | None:
+    """The stage of the second gold, if the task has one."""
+    return task.second_gold(PlanBuilder(suite, catalog, task, suite.data_seed, view="scoring"))

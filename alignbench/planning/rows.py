@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from alignbench.api import AlignmentMethod, Inputs, MethodConfig, SourceRef, Stage, Task
 from alignbench.errors import PluginError, UserError, in_words
 from alignbench.planning import keys
-from alignbench.planning.build import PlanBuilder, gold_of
+from alignbench.planning.build import PlanBuilder, gold_of, second_gold_of
 from alignbench.plugins import Catalog, Plugin, Step, Steps
 from alignbench.stages.closed_form import ClosedForm
 from alignbench.stages.completions import Completions
@@ -21,6 +21,7 @@ from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.registry import kind_of, tell, view_of
 from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.score import Score
+from alignbench.stages.second_gold_rewards import SecondGoldRewards
 from alignbench.stages.snapshot import Snapshot
 from alignbench.stages.source import Source
 from alignbench.stages.train import Train
@@ -92,6 +93,7 @@ class _Layout:
         if not isinstance(self.prefix, str):
             problem = f"its `prefix` gave {type(self.prefix).__name__}; text is allowed"
             raise PluginError(plugin.name, plugin.distribution, problem)
+        self.second_gold = second_gold_of(suite, catalog, task)
 
     def row(self, planned: PlannedCell) -> Row:
         inputs = self.inputs()
@@ -209,8 +211,10 @@ class _Layout:
                 "completions": completions,
                 "gold": self.gold_rewards(completions),
                 "baseline_gold": self.gold_rewards(baseline),
+                "second_gold": self.second_gold_rewards(completions),
+                "baseline_second_gold": self.second_gold_rewards(baseline),
                 "proxy": ProxyRewards.stage({"completions": completions, "proxy": fitted}, **reward),
-                "gold_card": GoldCard.stage({"gold": self.gold}),
+                "gold_card": GoldCard.stage({"gold": self.gold, "second_gold": self.second_gold}),
                 "reward_card": RewardCard.stage(
                     {"policy": policy} if is_implicit else {"proxy": fitted},
                     **reward, is_implicit=is_implicit, held_out_pairs=self.suite.evaluation.held_out_pairs,
@@ -236,6 +240,11 @@ class _Layout:
         if not (wanted.other_texts and self.offers("other_texts")):
             return None
         return LMLoss.stage({"policy": policy}, texts=wanted.other_texts, batch_size=wanted.batch_size)
+
+    def second_gold_rewards(self, completions: Stage) -> Stage | None:
+        if self.second_gold is None:
+            return None
+        return SecondGoldRewards.stage({"completions": completions, "second_gold": self.second_gold})
 
     def closed_form(self, inputs: Inputs, policy: Stage, proxy: Stage | None, reward: dict[str, Any]) -> Stage | None:
         if not self.offers("completions"):

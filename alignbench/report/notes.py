@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Any
 
 from alignbench.report.escape import for_markdown
@@ -15,8 +17,10 @@ def failures(records: Sequence[Record]) -> list[str]:
 
 
 def remarks(records: Sequence[Record]) -> list[str]:
-    """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all."""
-    return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r in records if (said := _remarks(r))]
+    """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all, or
+    about which the two golds disagree."""
+    found = ((record, [*_remarks(record), *_disagreement(record)]) for record in records)
+    return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said]
 
 
 def _remarks(record: Record) -> list[str]:
@@ -29,6 +33,21 @@ def _remarks(record: Record) -> list[str]:
     if not done.moved:
         said.append("the adapter did not move from its start")
     return said
+
+
+def _disagreement(record: Record) -> list[str]:
+    """Whether one gold sees a gain over the start where the other sees a loss. A difference within two standard errors
+    over prompts has no sign to speak of."""
+    golds = [record.per_prompt.get(name, ()) for name in ("reward_gold_gain", "reward_gold_second_gain")]
+    if any(len(gains) < 2 for gains in golds):
+        return []
+    means = [fmean(gains) for gains in golds]
+    signs = {
+        mean > 0 for mean, gains in zip(means, golds, strict=True) if abs(mean) > 2 * stdev(gains) / sqrt(len(gains))
+    }
+    if len(signs) < 2:
+        return []
+    return [f"the golds disagree: gain over the start {means[0]:+.2f} by the first, {means[1]:+.2f} by the second"]
 
 
 def context(records: Sequence[Record]) -> list[str]:

@@ -50,6 +50,28 @@ _METRICS = (
         "Gold variance",
     ),
     Metric(
+        "reward_gold_second",
+        "Reward by a second gold of another kind, which reads no weight of the base model, mean over held-out prompts.",
+        "points of the task's scale",
+        "higher",
+        "Second gold",
+    ),
+    Metric(
+        "reward_gold_second_gain",
+        "The second gold's reward minus the start's on the same prompt, mean over held-out prompts.",
+        "points of the task's scale",
+        "higher",
+        "Second gold's gain",
+    ),
+    Metric(
+        "gold_extrapolates",
+        "Share of completions, read with their prompt, whose leverage in the gold's regression is above that of 99 % "
+        "of held-out human sentences, each beside what is usual at its length.",
+        "share",
+        "lower",
+        "Gold extrapolates",
+    ),
+    Metric(
         "reward_proxy",
         "The reward the row optimised, or the suite's reward model where it optimised none. Each has its own scale.",
         "points of the proxy's scale",

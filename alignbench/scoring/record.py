@@ -31,12 +31,23 @@ from alignbench.store import read_rows, write_rows
 
 FORMAT = 2  # of a record; 1 said nothing of its provenance, and is read as one of today's without it
 # The names a record may carry, by field.
-PER_PROMPT = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
+PER_PROMPT = (
+    "reward_gold",
+    "reward_gold_gain",
+    "reward_proxy",
+    "win_rate_gold",
+    "kl_nats_exact",
+    "reward_gold_second",
+    "reward_gold_second_gain",
+)
 COUNTS = ("reward_model_accuracy", "reward_model_accuracy_other")  # the latter also by kind: `...:tweets`
 METRICS = (
     "reward_gold",
     "reward_gold_sd",
     "reward_gold_variance",
+    "reward_gold_second",
+    "reward_gold_second_gain",
+    "gold_extrapolates",
     "reward_proxy",
     "win_rate_gold",
     "kl_nats_exact",

@@ -1,4 +1,4 @@
-"""The gold reward's own validity."""
+"""The gold reward's own validity, and that of the second gold where the task has one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class GoldCard(Kind):
-    """Input: `gold`."""
+    """Inputs: `gold`; `second_gold` where the task has one."""
 
     name = "gold_card"
     view = "scoring"
@@ -23,7 +23,10 @@ class GoldCard(Kind):
 
     def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
-            write_json(work.folder / "card.json", work.task.gold_card(work.open_gold(stack)))
+            golds = [work.open_gold(stack)]
+            if "second_gold" in work.stage.inputs:
+                golds.append(work.task.load_second_gold(work.place("second_gold")))
+            write_json(work.folder / "card.json", work.task.gold_card(*golds))
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         return Told(spoken(self.name), 1)

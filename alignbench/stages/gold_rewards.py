@@ -1,4 +1,4 @@
-"""The gold reward of each completion."""
+"""The gold reward of each completion, and whether the text lies beyond what the gold was fitted to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ class GoldRewards(Kind):
 
     def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
-            work.save_rewards(work.open_gold(stack))
+            gold, rows = work.open_gold(stack), work.rows("completions")
+            texts = [row["prompt"] for row in rows], [row["completion"] for row in rows]
+            columns = {"reward": gold.score(*texts)}
+            if (beyond := gold.extrapolates(*texts)) is not None:
+                columns["extrapolates"] = beyond
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        work.save_rows([dict(zip(columns, row, strict=True)) for row in values])
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         told = below["completions"]

@@ -17,6 +17,7 @@ from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.reward_model import FittedRewardModel
 from alignbench.stages.samples import Samples
 from alignbench.stages.score import Score
+from alignbench.stages.second_gold_rewards import SecondGoldRewards
 from alignbench.stages.sft import SFT
 from alignbench.stages.snapshot import Snapshot
 from alignbench.stages.train import Train
@@ -26,7 +27,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind()
     for kind in (
         SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, FittedRewardModel, Train, Snapshot, Untrained,
-        Completions, GoldRewards, ProxyRewards, GoldCard, RewardCard, ClosedForm, LMLoss, Score,
+        Completions, GoldRewards, SecondGoldRewards, ProxyRewards, GoldCard, RewardCard, ClosedForm, LMLoss, Score,
     )
 }  # fmt: skip
 OTHER = Kind()

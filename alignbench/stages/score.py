@@ -27,8 +27,9 @@ class Rule(Config):
 
 class Score(Kind):
     """Inputs: `completions`; `gold` and `proxy`, their rewards; `baseline_gold`, the start point's on the same prompts;
-    `gold_card`, `reward_card`; `closed_form` where the task lists every completion; `lm_loss` and `baseline_lm_loss`,
-    the policy's and the start's, where it has other texts."""
+    `second_gold` and `baseline_second_gold` where the task has one; `gold_card`, `reward_card`; `closed_form` where the
+    task lists every completion; `lm_loss` and `baseline_lm_loss`, the policy's and the start's, where it has other
+    texts."""
 
     name = "score"
     view = "scoring"
@@ -45,7 +46,7 @@ class Score(Kind):
         gold, proxy, baseline = (work.rewards(name).view(o.prompts, -1) for name in ("gold", "proxy", "baseline_gold"))
         decoding = _decoding(work, o.decoding)
         weights = evaluate.decoding_weights(decoding, proxy)
-        by_prompt = _by_prompt(rows, gold, proxy, baseline, weights)
+        by_prompt = _by_prompt(rows, gold, proxy, baseline, weights) | _of_the_golds(work, weights)
         metrics = {name: float(values.mean()) for name, values in by_prompt.items()}
         start_sd = float(baseline.std())
         metrics["reward_gold_sd"] = metrics.pop("reward_gold_gain") / max(start_sd, 1e-9)
@@ -61,12 +62,13 @@ class Score(Kind):
         if "lm_loss" in work.stage.inputs:
             metrics["forgetting_nats"] = _loss(work, "lm_loss") - _loss(work, "baseline_lm_loss")
         metrics |= _text(rows, weights, work.seed)
-        kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact")
+        kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact",
+                "reward_gold_second", "reward_gold_second_gain")  # fmt: skip
         write_json(
             work.folder / "scores.json",
             {
                 "metrics": _finite(metrics),
-                "per_prompt": {name: by_prompt[name].tolist() for name in kept},
+                "per_prompt": {name: by_prompt[name].tolist() for name in kept if name in by_prompt},
                 "counts": counts,
                 "context": {
                     "human_accuracy": card["human_accuracy"],
@@ -120,6 +122,24 @@ def _by_prompt(
         "win_rate_gold": win_rate(gold, baseline, weights),
         **kl,
     }
+
+
+def _of_the_golds(work: HarnessWork, weights: Tensor) -> dict[str, Tensor]:
+    """(P,) each: how often the gold extrapolates, where it can tell, and the second gold's word, where there is one."""
+    import torch
+
+    from alignbench.scoring.evaluate import expected
+
+    found = {}
+    if "extrapolates" in (rows := work.rows("gold"))[0]:
+        beyond = torch.tensor([row["extrapolates"] for row in rows], dtype=torch.float64)
+        found["gold_extrapolates"] = expected(beyond.view(weights.shape), weights)
+    if "second_gold" in work.stage.inputs:
+        reward = expected(work.rewards("second_gold").view(weights.shape), weights)
+        found["reward_gold_second"] = reward
+        start = work.rewards("baseline_second_gold").view(len(weights), -1).mean(1)
+        found["reward_gold_second_gain"] = reward - start
+    return found
 
 
 def _text(rows: list[dict[str, Any]], weights: Tensor, seed: int) -> dict[str, float]:

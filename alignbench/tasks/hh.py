@@ -107,7 +107,7 @@ class HH(Task):
 
         return RewardModel.load(folder, base, adapter="gold")
 
-    def gold_card(self, gold: RewardSource) -> dict[str, float]:
+    def gold_card(self, gold: RewardSource, second: RewardSource | None = None) -> dict[str, float]:
         held_out = self.splits.held_out
         prompts = [p.prompt for p in held_out]
         gap = gold.score(prompts, [p.chosen for p in held_out]) - gold.score(prompts, [p.rejected for p in held_out])

@@ -3,7 +3,8 @@
 Ziegler et al. 2019 (arXiv:1909.08593) and the DPO paper (arXiv:2305.18290, section 6) compare methods where the true
 reward is known. Here it is a *rater model*, a ridge regression from the frozen base model's hidden states to the mean
 of about 17 human ratings a sentence (Hutto & Gilbert, ICWSM 2014; 10,605 sentences, -4 to 4). Its own validity on
-held-out ratings is printed with every table.
+held-out ratings is printed with every table, and so is the share of completions that lie beyond what it was fitted to
+(`reach`). A second gold without the model (`ngrams`) scores every completion beside it.
 
 What the gold and a fitted reward model (the proxy) share: the base model's weights below them, the corpus, and its
 raters. The panel's votes are centred on the gold's own mean, and the real human pairs order sentences the gold was
@@ -19,7 +20,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import PositiveInt
 
@@ -39,11 +40,14 @@ from alignbench.api import (
 )
 from alignbench.assets.fetch import asset_folder
 from alignbench.tasks import other_ratings, ratings
+from alignbench.tasks.ngrams import NgramRater
+from alignbench.tasks.reach import Reach
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignbench.engine.resident import Resident
+    from alignbench.engine.tokens import Codec
 
 DEPTHS = (0.4, 0.6, 0.8)  # of the model's blocks: middle layers carry sentiment best (12, 18, 24 of 30)
 ROWS = 64
@@ -119,21 +123,38 @@ class Sentiment(Task):
     def load_gold(self, folder: Path, base: Any) -> RewardSource:
         return Rater.load(folder, base)
 
-    def gold_card(self, gold: RewardSource) -> dict[str, float]:
-        """Correlation with the held-out sentences' mean ratings, and agreement with their human pairs."""
-        import torch
+    def second_gold(self, build: RecipeBuilder) -> Stage:
+        return build.stage("second_gold", fit_ngrams, {})
 
-        held_out = self.splits.held_out
-        scores = gold.score([""] * len(held_out), [s.text for s in held_out])
-        means = torch.tensor([s.mean for s in held_out])
-        by_text = dict(zip((s.text for s in held_out), scores.tolist(), strict=True))
-        pairs = self.held_out_pairs().pairs
-        hits = sum(by_text[p.chosen] > by_text[p.rejected] for p in pairs)
-        return {
-            "gold_pearson": float(torch.corrcoef(torch.stack([scores.cpu().float(), means]))[0, 1]),
-            "gold_pair_accuracy": hits / len(pairs),
-            "n": len(held_out),
-        }
+    def load_second_gold(self, folder: Path) -> RewardSource:
+        return NgramRater.load(folder)
+
+    def gold_card(self, gold: RewardSource, second: RewardSource | None = None) -> dict[str, float]:
+        """Correlation with the held-out sentences' mean ratings, of whole sentences and of what is left of them where a
+        policy's completion would be cut, and agreement with their human pairs. A cut one's rating is of the whole."""
+        held_out, rater = self.splits.held_out, cast(Rater, gold)
+        texts, ratings_of = [s.text for s in held_out], [s.mean for s in held_out]
+        cut = self.as_completions(texts, rater.base.codec)
+        card: dict[str, float] = {}
+        for prefix, source in (("", gold), ("second_", second)):
+            if source is None:
+                continue
+            scores, scores_cut = source.score([""] * len(texts), texts), source.score(*cut)
+            by_text = dict(zip(texts, scores.tolist(), strict=True))
+            pairs = self.held_out_pairs().pairs
+            card[f"{prefix}gold_pearson"] = pearson(scores, ratings_of)
+            card[f"{prefix}gold_pearson_cut"] = pearson(scores_cut, ratings_of)
+            card[f"{prefix}gold_pair_accuracy"] = sum(by_text[p.chosen] > by_text[p.rejected] for p in pairs) / len(
+                pairs
+            )
+        card["gold_extrapolates_cut"] = float(rater.extrapolates(*cut).double().mean())
+        return {**card, "n": len(held_out)}
+
+    def as_completions(self, texts: Sequence[str], codec: Codec) -> tuple[list[str], list[str]]:
+        """Sentences as a policy's text is read: their openings, and the rest up to the limit of a completion."""
+        openings = [" ".join(text.split()[: self.config.prompt_words]) for text in texts]
+        rests = [codec.plain(text[len(opening) :]) for text, opening in zip(texts, openings, strict=True)]
+        return openings, [codec.text(rest[: self.config.max_new_tokens]) for rest in rests]
 
     def describe(self) -> str:
         return (
@@ -147,8 +168,21 @@ def fit_rater(work: Work) -> None:
     with work.resident() as base:
         splits = work.task.splits  # type: ignore[attr-defined]  # this stage belongs to Sentiment alone
         rater = Rater.fit(base, splits.rating, work.options["depths"], work.progress)
+        rater.calibrate([s.text for s in splits.held_out], work.progress)
         rater.save(work.folder)
         work.count(tokens_judged=rater.tokens_judged)
+
+
+def fit_ngrams(work: Work) -> None:
+    """The second gold, on the sentences of the first."""
+    NgramRater.fit(work.task.splits.rating).save(work.folder)  # type: ignore[attr-defined]  # as above
+
+
+def pearson(scores: Tensor, ratings_of: Sequence[float]) -> float:
+    """Of a source's scores of some texts with people's mean ratings of them."""
+    import torch
+
+    return float(torch.corrcoef(torch.stack([scores.double().cpu(), torch.tensor(ratings_of).double()]))[0, 1])
 
 
 class Rater(HumanModel):
@@ -166,6 +200,8 @@ class Rater(HumanModel):
         self.weight = weight  # (F,) float64, features as they come
         self.bias = bias
         self.rating_sd = rating_sd
+        self.reach: Reach | None = None
+        self._read: tuple[list[str], Tensor] | None = None  # of the texts read last: their features
 
     @classmethod
     def fit(
@@ -191,7 +227,38 @@ class Rater(HumanModel):
         penalty = min((10.0**k for k in range(-1, 8)), key=leave_one_out)
         rater.weight = (vt.T @ (s / (s**2 + penalty) * projected)) / scale
         rater.bias = float(target.mean() - centre @ rater.weight)
+        scalars = {"penalty": torch.tensor(penalty).double(), "count": torch.tensor(len(y)).double()}
+        rater.reach = Reach(
+            {"centre": centre, "scale": scale, "directions": vt.float().contiguous(), "squares": s**2, **scalars}
+        )
         return rater
+
+    def calibrate(self, texts: Sequence[str], progress: Any = lambda done, total: None) -> None:
+        """Take people's sentences that were not fitted as the measure of how far a text may lie."""
+        self._reached().calibrate(self.features(texts, progress), self._lengths(texts))
+
+    def leverage(self, texts: Sequence[str]) -> Tensor:
+        """(B,) float64."""
+        return self._reached().leverage(self._features_once(texts))
+
+    def extrapolates(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        texts = [p + c for p, c in zip(prompts, completions, strict=True)]
+        return self._reached().is_beyond(self._features_once(texts), self._lengths(texts))
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """In tokens, as `features` averages over."""
+        return [len(self.base.codec.prompt(text)) for text in texts]
+
+    def _reached(self) -> Reach:
+        if self.reach is None:
+            raise RuntimeError("a rater tells of its reach once it is fitted")
+        return self.reach
+
+    def _features_once(self, texts: list[str] | Sequence[str]) -> Tensor:
+        """The model reads texts once that are scored and then asked how far they lie."""
+        if self._read is None or self._read[0] != list(texts):
+            self._read = (list(texts), self.features(texts))
+        return self._read[1]
 
     def features(self, texts: Sequence[str], progress: Any = lambda done, total: None) -> Tensor:
         """(B, F) float32: hidden states of a few blocks, averaged over the text's tokens, side by side."""
@@ -214,7 +281,7 @@ class Rater(HumanModel):
         return torch.stack([rows[i] for i in range(len(ids))])
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
-        features = self.features([p + c for p, c in zip(prompts, completions, strict=True)])
+        features = self._features_once([p + c for p, c in zip(prompts, completions, strict=True)])
         return (features.double() @ self.weight + self.bias).float()
 
     def save(self, folder: Path) -> None:
@@ -225,6 +292,7 @@ class Rater(HumanModel):
         save_file({"weight": self.weight.contiguous()}, folder / "rater.safetensors")
         facts = {"depths": self.depths, "bias": self.bias, "rating_sd": self.rating_sd}
         (folder / "rater.json").write_text(json.dumps(facts))
+        self._reached().save(folder)
 
     @classmethod
     def load(cls, folder: Path, base: Resident) -> Rater:
@@ -234,4 +302,6 @@ class Rater(HumanModel):
 
         facts = json.loads((folder / "rater.json").read_text())
         weight = load_file(folder / "rater.safetensors")["weight"]
-        return cls(base, facts["depths"], weight, facts["bias"], facts["rating_sd"])
+        rater = cls(base, facts["depths"], weight, facts["bias"], facts["rating_sd"])
+        rater.reach = Reach.load(folder)
+        return rater

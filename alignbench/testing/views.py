@@ -32,6 +32,8 @@ READS: dict[str, Callable[[Any, Work], Any]] = {
     "texts of another kind": lambda task, work: task.other_texts(),
     "the gold reward's stage": lambda task, work: task.gold(None),
     "the gold reward": lambda task, work: task.load_gold(work.folder, None),
+    "the second gold's stage": lambda task, work: task.second_gold(None),
+    "the second gold": lambda task, work: task.load_second_gold(work.folder),
     "its card": lambda task, work: task.gold_card(None),
     "the list of completions": lambda task, work: task.completions("a"),
 }

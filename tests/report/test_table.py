@@ -20,6 +20,7 @@ from rich.table import Table
 
 from alignbench.errors import UserError
 from alignbench.report.columns import SHORT
+from alignbench.report.notes import remarks
 from alignbench.report.summary import summarise
 from alignbench.report.table import inject, to_csv, to_markdown, to_rich, write_results
 from alignbench.scoring.record import Record, read_records
@@ -157,6 +158,30 @@ def test_a_row_that_did_not_train_as_allowed_is_named_below_the_table(training: 
 @pytest.mark.parametrize("training", [WHOLE, None])
 def test_nothing_is_noted_of_a_row_that_trained_as_allowed_or_needs_no_training(training: Any) -> None:
     assert "Notes:" not in to_markdown([record(training=training)])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_said"),
+    [
+        (0.5, -0.5, True),
+        (-0.5, 0.5, True),
+        (0.5, 0.5, False),
+        (0.5, -0.01, False),
+        (0.0, 0.0, False),
+        (0.5, None, False),
+    ],
+)
+def test_a_row_is_named_where_one_gold_sees_a_gain_and_the_other_a_loss(
+    first: float, second: float | None, is_said: bool
+) -> None:
+    around = (-0.1, 0.1, -0.1, 0.1)  # a standard error of 0.06
+    gains = {"reward_gold_gain": [first + d for d in around]}
+    if second is not None:
+        gains["reward_gold_second_gain"] = [second + d for d in around]
+    said = remarks([record("dpo", per_prompt=gains)])
+    gain = f"gain over the start {first:+.2f} by the first, {second or 0:+.2f} by the second"
+    sentence = f"dpo, seed 0: the golds disagree: {gain}"
+    assert said == ([sentence] if is_said else [])
 
 
 def test_a_note_on_a_hostile_label_is_escaped() -> None:

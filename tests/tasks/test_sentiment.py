@@ -10,7 +10,9 @@ import torch
 from alignbench.assets.fetch import asset_folder
 from alignbench.errors import UserError
 from alignbench.tasks import other_ratings, sentiment
+from alignbench.tasks.ngrams import NgramRater
 from alignbench.tasks.ratings import Sentence
+from alignbench.tasks.reach import Reach
 from alignbench.tasks.sentiment import Rater, Sentiment
 
 SMALL = {"rating": 120, "held_out": 60, "train": 50, "label": 40, "eval": 30}
@@ -143,8 +145,79 @@ def test_a_score_depends_on_prompt_and_completion_read_as_one_text_alone(base, s
 
 def test_saved_and_loaded_scores_are_the_same(base, tmp_path):
     rater = Rater.fit(base, sentences(60, 1), sentiment.DEPTHS, lambda done, total: None)
+    rater.calibrate([s.text for s in sentences(50, 2)])
     rater.save(tmp_path)
     again = Rater.load(tmp_path, base)
     texts = [s.text for s in sentences(10, 3)]
+    assert torch.equal(again.leverage(texts), rater.leverage(texts))
+    assert torch.equal(again.extrapolates([""] * 10, texts), rater.extrapolates([""] * 10, texts))
     assert torch.equal(again.score([""] * 10, texts), rater.score([""] * 10, texts))
     assert again.rating_sd == rater.rating_sd
+
+
+# --------------------------------------------------------------------------------------- how far a text lies, the card
+
+
+@pytest.mark.parametrize("count", [24, 200])  # fewer and more sentences than the 96 features
+def test_a_texts_leverage_is_the_diagonal_of_the_ridges_hat_matrix(base, count):
+    """Of a fitted text it is how far its prediction moves with its own rating, less what all move with the mean."""
+    rated = sentences(count, 0)
+    rater = Rater.fit(base, rated, sentiment.DEPTHS, lambda done, total: None)
+    texts = [s.text for s in rated]
+    raw = rater.features(texts).double().numpy()
+    z = (raw - raw.mean(0)) / np.maximum(raw.std(0, ddof=1), 1e-8)
+    penalty = float(rater.reach.parts["penalty"])
+    hat = z @ np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T) + 1 / count
+    np.testing.assert_allclose(rater.leverage(texts), np.diag(hat), rtol=1e-4)
+
+
+def test_one_in_a_hundred_held_out_sentences_is_beyond_and_text_of_another_kind_is(base):
+    rater = Rater.fit(base, sentences(300, 1), sentiment.DEPTHS, lambda done, total: None)
+    held_out = [s.text for s in sentences(400, 2)]
+    rater.calibrate(held_out)
+    assert rater.extrapolates([""] * 400, held_out).double().mean() == pytest.approx(0.01, abs=0.003)
+    fresh, rng = [s.text for s in sentences(200, 3)], random.Random(0)
+    noise = ["".join(rng.choice("#%&XQJZ0123456789{}") for _ in range(40)) for _ in range(50)]
+    assert rater.extrapolates([""] * 200, fresh).double().mean() < 0.06
+    assert rater.extrapolates([text[:9] for text in noise], [text[9:] for text in noise]).all()
+
+
+def test_the_bound_is_beside_what_is_usual_at_a_texts_length():
+    """Leverages planted as (1 + 8 / T) * u: u alone decides, so that short texts are no likelier beyond."""
+    number = torch.ones(1, dtype=torch.float64)
+    parts = {"centre": 0 * number, "scale": number, "directions": number[None], "squares": 0 * number}
+    reach = Reach({**parts, "penalty": number[0], "count": 1e12 * number[0]})
+    lengths, u = [2, 4, 8, 16, 32] * 200, torch.linspace(0.5, 1.5, 1000).double()[torch.randperm(1000)]
+    reach.calibrate((((1 + 8 / torch.tensor(lengths)) * u) ** 0.5)[:, None], lengths)
+    for length in (2, 32):
+        at = ((1 + 8 / length) * torch.tensor([1.4, 1.6])).sqrt()[:, None]
+        assert reach.is_beyond(at, [length, length]).tolist() == [False, True]
+
+
+def test_a_text_that_is_scored_and_asked_how_far_it_lies_is_read_once(base):
+    rater = Rater.fit(base, sentences(60, 1), sentiment.DEPTHS, lambda done, total: None)
+    rater.calibrate([s.text for s in sentences(50, 2)])
+    before, texts = rater.tokens_judged, [s.text for s in sentences(10, 3)]
+    rater.score([""] * 10, texts)
+    rater.extrapolates([text[:4] for text in texts], [text[4:] for text in texts])
+    assert rater.tokens_judged - before == sum(rater._lengths(texts))
+
+
+def test_the_card_tells_of_both_golds_of_whole_sentences_and_of_cut_ones(task, base):
+    if task.config.rating != SMALL["rating"]:
+        pytest.skip("the real sentences take minutes")
+    task = Sentiment(task.config.model_copy(update={"max_new_tokens": 4}))
+    split = task.splits
+    rater = Rater.fit(base, split.rating, sentiment.DEPTHS, lambda done, total: None)
+    rater.calibrate([s.text for s in split.held_out])
+    card = task.gold_card(rater, NgramRater.fit(split.rating))
+    assert {"gold_extrapolates_cut", "n"} < card.keys()
+    for prefix in ("", "second_"):
+        assert card[f"{prefix}gold_pearson"] > card[f"{prefix}gold_pearson_cut"] > 0.3  # 9 of some 14 words are left
+        assert card[f"{prefix}gold_pair_accuracy"] > 0.75
+    means = [s.mean for s in split.held_out]
+    whole = rater.score([""] * len(means), [s.text for s in split.held_out])
+    assert card["gold_pearson"] == pytest.approx(np.corrcoef(whole.numpy(), means)[0, 1])
+    opening, rest = (part[0] for part in task.as_completions([split.held_out[0].text], base.codec))
+    assert split.held_out[0].text.startswith(opening + rest)
+    assert (len(opening.split()), len(base.codec.plain(rest))) == (5, 4)
