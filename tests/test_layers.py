@@ -29,7 +29,8 @@ TABLE = {
     "scoring": "api engine errors rl store",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
-    "report": "errors scoring.crossed scoring.glossary scoring.paired scoring.record scoring.stats store",
+    "report": "errors scoring.crossed scoring.frontier scoring.glossary scoring.paired scoring.record scoring.stats "
+    "scoring.traces store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
@@ -46,6 +47,8 @@ FINE = {
     "scoring.stats",
     "scoring.crossed",
     "scoring.paired",
+    "scoring.frontier",
+    "scoring.traces",
 }  # where a part of a room is meant
 PLUGINS = {"alignbench_baselines": "", "alignbench_constitutional": "alignbench_ppo", "alignbench_dpo": "",
            "alignbench_ppo": "", "alignbench_rlaif": "alignbench_ppo"}  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from alignbench.errors import UserError
 from alignbench.scoring.record import Record, read_records
 
-FILES = ("records.jsonl", "table.csv", "table.md", "snapshots.jsonl", "verdicts.csv")
+FILES = ("records.jsonl", "table.csv", "table.md", "snapshots.jsonl", "verdicts.csv", "frontier.csv", "frontier.svg")
 
 
 def check_writable(folder: Path) -> None:

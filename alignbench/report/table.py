@@ -4,12 +4,13 @@
     inject(Path("README.md"), "quick", to_markdown(records))
 
 Labels and causes may hold what a model or a stranger's plugin wrote: each target has its own escape in `escape`, and
-nothing reaches a file or the terminal around it. Numbers are `summary`'s, columns `columns`', claims `verdicts`', and
-what else stands below a table is in `notes`.
+nothing reaches a file or the terminal around it. Numbers are `summary`'s, columns `columns`', claims `verdicts`', gold
+at matched KL `frontiers`', and what else stands below a table is in `notes`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
-from alignbench.report import notes, verdicts
+from alignbench.report import frontier_picture, frontiers, notes, verdicts
 from alignbench.report.columns import COLUMNS, ENUMERATED_COLUMNS, NONE, Column, columns_of, is_enumerated, title
 from alignbench.report.escape import for_csv, for_markdown, one_line
 from alignbench.report.publish import FILES, better_kept
@@ -72,28 +73,32 @@ def to_csv(records: Sequence[Record], confidence: float = CONFIDENCE, resamples:
 
 
 def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
-    """The short table, what may be said of its rows, all columns, and what a reader needs to judge them."""
-    rows = _rows(records, confidence, resamples)
+    """The short table, what may be said of its rows, gold at matched KL if rows were swept or snapshots of theirs are
+    among `records`, all columns, and what a reader needs to judge them."""
+    ends, _ = parted(records)
+    rows = _rows(ends, confidence, resamples)
+    traced = frontiers.frontiers(records, confidence)
     short = columns_of(rows)
     wide = () if is_enumerated(rows) else COLUMNS
-    said = verdicts.claims(records, confidence)
+    said = verdicts.claims(ends, confidence)
     bound = any(not pd.isna(row["kl_nats_bound"]) for row in rows)
     table = _table(rows, short)
     lines = [*table, ""]
     if any(NONE in line for line in table):
         lines += [f"{NONE} There is no such value: every seed failed, or the quantity does not apply to the row.", ""]
-    parts = [
-        ("Verdicts", [for_markdown(line) for line in verdicts.lines(said, confidence)]),
-        ("Spread of the gain, SD", [for_markdown(line) for line in verdicts.spread(records)]),
-        ("Failed", notes.failures(records)),
-        ("Notes", [for_markdown(remark) for remark in notes.remarks(records)]),
-        ("Context", notes.context(records)),
-    ]
-    for heading, items in parts:
-        lines += [f"{heading}:", "", *(f"- {item}" for item in items), ""] if items else []
+    lines += _part("Verdicts", [for_markdown(line) for line in verdicts.lines(said, confidence)])
+    lines += _part("Spread of the gain, SD", [for_markdown(line) for line in verdicts.spread(ends)])
+    lines += frontiers.section(traced, confidence) if traced else []
+    lines += _part("Failed", notes.failures(ends))
+    lines += _part("Notes", [for_markdown(remark) for remark in notes.remarks(ends)])
+    lines += _part("Context", notes.context(ends))
     lines += ["All columns:", "", *_table(rows, wide), ""] if wide and rows else []
     legend = _legend((*short, *wide), confidence, bound, replicates=_replicates(rows))
     return "\n".join([*lines, "Legend:", "", *(f"- {item}" for item in legend), ""])
+
+
+def _part(heading: str, items: Sequence[str]) -> list[str]:
+    return [f"{heading}:", "", *(f"- {item}" for item in items), ""] if items else []
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[str]:
@@ -144,28 +149,45 @@ def write_results(
     resamples: int = RESAMPLES,
     force: bool = False,
 ) -> None:
-    """records.jsonl, table.csv, table.md and, if there are any, snapshots.jsonl and verdicts.csv, each whole or not at
-    all. Unless by `force`, they do not replace a table with fewer failures: UserError."""
+    """records.jsonl, table.csv, table.md and, if there is any such thing, snapshots.jsonl, verdicts.csv, frontier.csv
+    and frontier.svg, each whole or not at all. Unless by `force`, they do not replace a table with fewer failures:
+    UserError. A picture that cannot be drawn for want of its libraries is a warning."""
     ends, along = parted(records)
     problem = None if force else better_kept(folder, ends)
     if problem:
         raise UserError(problem)
-    csv, markdown = to_csv(ends, confidence, resamples), to_markdown(ends, confidence, resamples)
+    texts = {
+        FILES[1]: to_csv(ends, confidence, resamples),
+        FILES[2]: to_markdown(records, confidence, resamples),
+        **_extras(ends, records, confidence),
+    }
     try:
         write_records(folder / FILES[0], ends)
-        write_text(folder / FILES[1], csv)
-        write_text(folder / FILES[2], markdown)
-        said = verdicts.claims(ends, confidence)
+        for name, text in texts.items():
+            write_text(folder / name, text)
         if along:
             write_records(folder / FILES[3], along)
-        if said.verdicts:
-            write_text(folder / FILES[4], verdicts.to_csv(said))
-        for name, is_there in ((FILES[3], along), (FILES[4], said.verdicts)):
-            if not is_there:
+        for name in FILES[3 if not along else 4 :]:
+            if name not in texts:
                 (folder / name).unlink(missing_ok=True)  # of an earlier run
     except OSError as error:
         problem = f"{folder} cannot be written ({error.strerror}); mend that and run again: every stage is kept"
         raise UserError(problem) from None
+
+
+def _extras(ends: Sequence[Record], records: Sequence[Record], confidence: float) -> dict[str, str]:
+    """By file, what only some results have."""
+    said, traced = verdicts.claims(ends, confidence), frontiers.frontiers(records, confidence)
+    at_places = traced.said if traced else verdicts.Claims([])
+    found = {FILES[4]: verdicts.to_csv(said, at_places)} if said.verdicts or at_places.verdicts else {}
+    if traced is None:
+        return found
+    found[FILES[5]] = frontiers.to_csv(traced, confidence)
+    if frontier_picture.can_draw():
+        found[FILES[6]] = frontier_picture.to_svg(records)
+    else:
+        warnings.warn(f"{FILES[6]} is not written: it needs {frontier_picture.INSTALL}", stacklevel=2)
+    return found
 
 
 def inject(readme: Path, name: str, markdown: str) -> None:

@@ -6,7 +6,7 @@ falls out. Statistics are `scoring.paired`'s; here are its inputs from records, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import pandas as pd
 from alignbench.errors import UserError
 from alignbench.report.escape import for_csv, one_line
 from alignbench.scoring.crossed import FEWEST_REPLICATES, estimate
-from alignbench.scoring.paired import Purchase, Verdict, compare
+from alignbench.scoring.paired import Purchase, Rows, Verdict, compare
 from alignbench.scoring.record import Record
 from alignbench.scoring.stats import CONFIDENCE
 
@@ -31,8 +31,9 @@ class Claims(NamedTuple):
     """What a table says of its rows, as far as its replicates allow."""
 
     verdicts: list[Verdict]  # of every pair; empty below three replicates
-    delta: float | None  # points of gold
-    why_not: str | None  # why there are none
+    delta: float | None = None  # points of gold
+    why_not: str | None = None  # why there are none
+    on: str = "gold reward"  # what was compared
 
 
 def claims(records: Sequence[Record], confidence: float = CONFIDENCE) -> Claims:
@@ -41,22 +42,32 @@ def claims(records: Sequence[Record], confidence: float = CONFIDENCE) -> Claims:
     rows: dict[str, dict[int, Sequence[float]]] = {}
     for record in done:
         rows.setdefault(record.label, {})[record.seed] = record.per_prompt[VALUE]
+    return judged(rows, delta_of(done), confidence, _sampling(done))
+
+
+def judged(
+    rows: Rows,
+    delta: float | None,
+    confidence: float = CONFIDENCE,
+    sampling: Mapping[str, float] | None = None,  # as `paired.compare`
+    on: str = Claims([]).on,
+) -> Claims:
+    """Verdicts on all pairs of rows of any value per prompt, or why there are none."""
     most = max((len(row) for row in rows.values()), default=0)
     if len(rows) < 2:
-        return Claims([], None, None)
+        return Claims([])
     if most < FEWEST_REPLICATES:
         said = ONE_RUN.format(count=most, s="" if most == 1 else "s", fewest=FEWEST_REPLICATES)
-        return Claims([], None, said)
-    delta = _delta(done)
+        return Claims([], why_not=said)
     if delta is None:
-        return Claims([], None, "These records state no smallest difference that matters (`evaluation.delta`).")
+        return Claims([], why_not="These records state no smallest difference that matters (`evaluation.delta`).")
     try:
-        return Claims(compare(rows, delta, confidence, _sampling(done)), delta, None)
+        return Claims(compare(rows, delta, confidence, sampling), delta, on=on)
     except ValueError as error:
         raise UserError(f"the records cannot be compared: {error}; run the suite again") from None
 
 
-def _delta(records: Sequence[Record]) -> float | None:
+def delta_of(records: Sequence[Record]) -> float | None:
     """The suite's share of the start's standard deviation, the mean over replicates."""
     points = [r.context.delta * r.context.start_gold_sd for r in records if r.context.delta and r.context.start_gold_sd]
     return sum(points) / len(points) if points else None
@@ -118,16 +129,17 @@ def lines(said: Claims, confidence: float = CONFIDENCE) -> list[str]:
         return []
     shown, left = said.verdicts[:MOST_PAIRS], len(said.verdicts) - MOST_PAIRS
     rule = (
-        f"Every pair of rows, on gold reward: better, p by Holm over {len(said.verdicts)} pairs at "
+        f"Every pair of rows, on {said.on}: better, p by Holm over {len(said.verdicts)} pairs at "
         f"{1 - confidence:.2g}; equivalent within +- {said.delta:.2f} points; or undecided. [low, high]: "
         f"{100 * confidence:g} % interval of that pair alone, over other replicates and other prompts."
     )
     return [rule, *map(in_words, shown), *([f"{left} more pairs are in verdicts.csv"] if left > 0 else [])]
 
 
-def to_csv(said: Claims) -> str:
+def to_csv(*claims: Claims) -> str:
     """Every verdict, unrounded."""
-    return pd.DataFrame(map(_cells, said.verdicts), columns=list(_CELLS)).to_csv(index=False, lineterminator="\n")
+    cells = [(said.on, *_cells(verdict)) for said in claims for verdict in said.verdicts]
+    return pd.DataFrame(cells, columns=["on", *_CELLS]).to_csv(index=False, lineterminator="\n")
 
 
 _CELLS = (
