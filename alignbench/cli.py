@@ -286,7 +286,7 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
         + ("not written" if refusal else f"written to {folder}/"),
         highlight=False, markup=False,
     )  # fmt: skip
-    said = verdicts.lines(verdicts.claims(ends, evaluation.confidence), evaluation.confidence)
+    said = verdicts.lines(verdicts.claims(ends, evaluation.confidence), is_brief=True)
     for remark in (*said, *remarks(ends)):
         console.print(printable(remark), highlight=False, markup=False)
     logs = traced(Store(), outcome.failures)

@@ -20,6 +20,7 @@ from alignbench.scoring.record import Record
 from alignbench.scoring.stats import CONFIDENCE
 
 VALUE = "reward_gold"  # compared, per prompt
+ORDER: tuple[Word, ...] = ("better", "equivalent", "undecided", "not compared")
 MOST_PAIRS = 45  # of ten rows: more are in verdicts.csv alone
 ONE_RUN = (
     "This run only: {count} replicate{s}. Intervals are over prompts, and another draw of labels, start and samples "
@@ -121,13 +122,20 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def lines(said: Claims, confidence: float = CONFIDENCE) -> list[str]:
-    """Plain text for below a table, the rule of reading first."""
+def lines(said: Claims, confidence: float = CONFIDENCE, *, is_brief: bool = False) -> list[str]:
+    """Plain text for below a table: the rule of reading, then what is decided, then what is not. `is_brief`: of what
+    is not, how many pairs."""
     if said.why_not:
         return [said.why_not]
     if not said.verdicts or said.delta is None:
         return []
-    shown, left = said.verdicts[:MOST_PAIRS], len(said.verdicts) - MOST_PAIRS
+    ordered = sorted(said.verdicts, key=lambda verdict: ORDER.index(verdict.verdict))  # stable: rows stay in order
+    if is_brief:
+        decided = [verdict for verdict in ordered if verdict.verdict in ("better", "equivalent")]
+        open_pairs = len(ordered) - len(decided)
+        rest = [f"{open_pairs} of {len(ordered)} pairs are undecided; table.md says what would decide them"]
+        return [*map(in_words, decided), *(rest if open_pairs else [])]
+    shown, left = ordered[:MOST_PAIRS], len(ordered) - MOST_PAIRS
     rule = (
         f"Every pair of rows, on {said.on}: better, p by Holm over {len(said.verdicts)} pairs at "
         f"{1 - confidence:.2g}; equivalent within +- {said.delta:.2f} points; or undecided. [low, high]: "

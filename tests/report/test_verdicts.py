@@ -63,9 +63,10 @@ def test_every_pair_gets_the_verdict_of_the_statistics_in_words_that_name_the_wi
     assert said.verdicts == compare(rows, said.delta, 0.95, dict.fromkeys(rows, drawn))
     text = lines(said)
     assert "over 3 pairs" in text[0]
-    assert text[1].startswith("sft and ppo are equivalent")
-    assert text[2].startswith("dpo is better than sft: +")
-    assert text[3].startswith("dpo is better than ppo: +")
+    assert text[1].startswith("dpo is better than sft: +")
+    assert text[2].startswith("dpo is better than ppo: +")
+    assert text[3].startswith("sft and ppo are equivalent")
+    assert lines(said, is_brief=True) == text[1:]
     assert all(f"- {for_markdown(line)}" in to_markdown(records) for line in text[2:])
 
 
@@ -94,6 +95,8 @@ def test_an_undecided_pair_says_what_would_have_been_found_and_what_to_buy() -> 
     assert verdict.verdict == "undecided"
     assert "would be found, and some" in in_words(verdict)
     assert "replicates would decide" in in_words(verdict)
+    said = claims(replicates("sft", 0) + wild)
+    assert lines(said, is_brief=True) == ["1 of 1 pairs are undecided; table.md says what would decide them"]
 
 
 def test_records_that_state_no_delta_are_not_compared() -> None:
