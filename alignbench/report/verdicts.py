@@ -15,7 +15,7 @@ import pandas as pd
 from alignbench.errors import UserError
 from alignbench.report.escape import for_csv, one_line
 from alignbench.scoring.crossed import FEWEST_REPLICATES, estimate
-from alignbench.scoring.paired import Purchase, Rows, Verdict, compare
+from alignbench.scoring.paired import Purchase, Rows, Verdict, Word, compare
 from alignbench.scoring.record import Record
 from alignbench.scoring.stats import CONFIDENCE
 
