@@ -15,6 +15,7 @@ from benchmarks.perf.suites import EVALUATION
 from benchmarks.perf.table import Fact
 
 KNOBS, SEEDS = [0.5, 1, 2], [0, 1, 2]
+SHARED = ["sft", "labels", "reward_model"]  # by seeds: a full replicate has but gold in common with another
 # The quickstart with every number that makes work cut to an eighth
 PPO = {"learning_rate": 0.001, "num_ppo_epochs": 1, "rollout_batch_size": 32}
 METHODS: list[dict[str, Any]] = [
@@ -68,7 +69,7 @@ def test_sharing(benchmark: Any, tmp_path: Path, add: Callable) -> None:
     """36 cells as one suite, and one cell of each method in a suite of its own against an empty store, which stands for
     the nine of its method. Both in a process that has its imports behind it."""
     warm = {**EIGHTH, "methods": ["sft"]}
-    whole = written(tmp_path, [warm, {**EIGHTH, "seeds": SEEDS, "methods": METHODS}])
+    whole = written(tmp_path, [warm, {**EIGHTH, "seeds": SEEDS, "share": SHARED, "methods": METHODS}])
     together = benchmark.pedantic(walked, args=(tmp_path, whole, False))
     cells = [{**EIGHTH, "seeds": SEEDS[:1], "methods": [{**method, "sweep": KNOBS[1:2]}]} for method in METHODS]
     (tmp_path / "alone").mkdir()

@@ -114,7 +114,7 @@ def test_the_start_is_scored_on_the_samples_every_gain_is_measured_against(plan_
 def test_a_part_is_not_shared_without_what_it_rests_on(plan_of, share, missing) -> None:
     with pytest.raises(UserError, match=rf"share: {missing}, which each replicate draws anew; add"):
         plan_of(f"share: {share}\n")
-    plan_of("share: [labels]\n".replace("labels", "sft"))
+    plan_of("share: [sft]\n")
 
 
 def test_labels_of_people_may_be_shared_without_the_start(plan_of, tmp_path: Path) -> None:
