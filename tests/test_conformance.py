@@ -15,13 +15,19 @@ from alignbench.testing.doors import checks_for
 from alignbench.testing.kit import NotApplicable
 
 SHIPPED = [
-    "sft", "prompted", "best_of_n", "dpo", "dpo_permuted", "ppo", "rlaif", "constitutional",
+    "sft", "prompted", "best_of_n", "dpo", "ppo", "rlaif", "constitutional",
     "judge", "length", "oracle", "panel", "random", HARNESS,
 ]  # fmt: skip
+CONTROL = "dpo_permuted"  # its labels carry nothing: that it learns nothing is what it is for
 
 
 @parametrize_checks(SHIPPED)
 def test_what_is_shipped_conforms(check: BoundCheck) -> None:
+    check()
+
+
+@parametrize_checks([CONTROL], expected_failures={"turned_labels_turn_the_policy": "labels that carry nothing"})
+def test_a_control_conforms_and_does_not_learn(check: BoundCheck) -> None:
     check()
 
 
@@ -41,6 +47,7 @@ def test_it_conforms_where_weights_are_prepacked(name: str, monkeypatch: pytest.
 def test_nothing_that_is_shipped_is_left_out() -> None:
     catalog = load_catalog()
     everything = [*catalog.methods.values(), *catalog.sources.values()]
-    assert {plugin.name for plugin in everything if plugin.distribution.startswith("alignbench")} == set(SHIPPED) - {
-        HARNESS
-    }
+    assert {plugin.name for plugin in everything if plugin.distribution.startswith("alignbench")} == {
+        *SHIPPED,
+        CONTROL,
+    } - {HARNESS}
