@@ -1,16 +1,18 @@
-"""What a stage costs: seconds, CPU seconds, peak memory, tokens, labels."""
+"""What a stage costs: seconds, CPU seconds, peak memory, floating-point operations, tokens, labels."""
 
 from __future__ import annotations
 
 import resource
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from alignbench.engine import tally
 from alignbench.engine.device import give_back_memory
 
 
@@ -25,6 +27,7 @@ class Meter:
         self.marks: dict[str, dict[str, float]] = {}  # readings on the way, by name
         self._began = time.perf_counter()
         self._cpu_began = _cpu_seconds()
+        self._flops_began = tally.done()
         self._peak_before = 0  # bytes, of the process that a resumed stage began in
         self._reset_peak()
 
@@ -38,7 +41,23 @@ class Meter:
     def reading(self) -> dict[str, float]:
         peak = max(self._peak_before, self._peak())
         spent = {"seconds": time.perf_counter() - self._began, "cpu_seconds": _cpu_seconds() - self._cpu_began}
-        return {**spent, "peak_bytes": peak, **self.counts}
+        return {**spent, "peak_bytes": peak, "flops": self.flops, **self.counts}
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations so far."""
+        return tally.done() - self._flops_began
+
+    @contextmanager
+    def unbilled(self) -> Iterator[None]:
+        """Time and operations inside are nobody's cost: what stands in for people costs their labels."""
+        began, cpu_began, flops_began = time.perf_counter(), _cpu_seconds(), tally.done()
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - began
+            self._cpu_began += _cpu_seconds() - cpu_began
+            self._flops_began += tally.done() - flops_began
 
     def mark(self, name: str) -> None:
         """Keep the reading of this moment."""
@@ -55,6 +74,7 @@ class Meter:
         self.marks = dict(state["marks"])
         self._began -= state["seconds"]
         self._cpu_began -= state["cpu_seconds"]
+        self._flops_began = tally.done() - int(state["flops"])
         self._peak_before = int(state["peak_bytes"])
 
     def _reset_peak(self) -> None:

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from alignbench.api import TokenBatch
 from alignbench.engine.device import keep_freed_memory
 from alignbench.engine.fast import Active, install
+from alignbench.engine.flops import Watch
 from alignbench.engine.logprobs import is_before, spread
 from alignbench.engine.passes import blocks
 from alignbench.engine.tokens import Codec
@@ -67,6 +68,7 @@ class Resident:
             self._peft = None
         self.passes, self.active = install(self.base, kernels, adapted=lora.layers, without=without)
         self.hidden_size = self.passes.hidden_size
+        self._watch = Watch(self.base)  # from here on: probes are nobody's cost
 
     # ------------------------------------------------------------------------------------------------------ adapters
 
@@ -79,6 +81,7 @@ class Resident:
         """A fresh LoRA adapter on the topmost `layers` blocks (None: `lora.layers`), B = 0, so it changes nothing yet.
         Returns its parameters, ready to train. UserError if the model has fewer blocks."""
         self.passes.adapt(self._put_on(name, seed, layers or self.lora.layers))
+        self._watch.refresh()
         return self.activate(name)
 
     def load_adapter(self, name: str, folder: Path, layers: int | None = None) -> list[nn.Parameter]:
@@ -143,6 +146,7 @@ class Resident:
             self.base = self._peft.unload()
             self.base.requires_grad_(False)
             self._peft, self._is_off = None, False
+            self._watch.refresh()
         self.base.eval()  # a run that failed while it trained leaves dropout on
         self.passes.forget()
 

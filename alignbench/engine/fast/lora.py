@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from alignbench.engine import tally
 from alignbench.engine.fast.products import LINEAR_LAYERS, Product, prepacked_of, product_of, repack
 
 
@@ -101,6 +102,7 @@ def merged(module: nn.Module, name: str) -> Iterator[None]:
         for layer, owner in zip(layers, owners, strict=True):
             a, b = layer.lora_A[name].weight.data, layer.lora_B[name].weight.data
             factors: tuple[Any, Any] = (a.T, b.T) if isinstance(owner, Conv1D) else (b, a)
+            tally.add(2 * layer.r[name] * owner.weight.numel())
             owner.weight.data = torch.addmm(owner.weight.data, *factors, alpha=layer.scaling[name])
             repack(owner)
         yield

@@ -90,5 +90,10 @@ def logprobs_and_entropies(
 ) -> LogprobEntropy:
     """(N, H) states, (N,) token ids, the projection of states to (N, V) logits -> nats, both at `temperature`, float32,
     differentiable; the entropies' gradient costs a product with the vocabulary and may be left out."""
-    slopes = 1 + has_entropy_gradient if states.requires_grad and torch.is_grad_enabled() else 0
+    slopes = slopes_of(states, has_entropy_gradient)
     return LogprobEntropy(*_Nats.apply(states, labels, product, temperature, slopes))
+
+
+def slopes_of(states: Tensor, has_entropy_gradient: bool) -> int:
+    """How many gradients are pulled back to the states, each by a product with the vocabulary."""
+    return 1 + has_entropy_gradient if states.requires_grad and torch.is_grad_enabled() else 0

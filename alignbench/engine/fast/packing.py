@@ -82,6 +82,11 @@ class Layout:
         return self._keys.gather(1, ranks.clamp_min(0)), ranks >= 0
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Sequences, queries and keys of each, padded ones too: what attention computes."""
+        return *self._queries.shape, self.longest
+
+    @property
     def saw_no_window(self) -> bool:
         """Whether the attention that used this layout was handed no sliding window."""
         return all(window is None for window, *_ in self._bias)
@@ -138,6 +143,11 @@ def _own(batch: TokenBatch, lengths: Tensor) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------------------------ attention
 
 _layout: ContextVar[Layout] = ContextVar("layout")
+
+
+def current_layout() -> Layout | None:
+    """Of the packed row that is passing; None where none is."""
+    return _layout.get(None)
 
 
 @contextmanager

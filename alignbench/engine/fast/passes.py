@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.api import TokenBatch
+from alignbench.engine import tally
 from alignbench.engine.fast.cache import RoomyCache, grouped, roomy
 from alignbench.engine.fast.frozen import FrozenStates, stack_of
 from alignbench.engine.fast.lora import merged, quicken
-from alignbench.engine.fast.nats import Logits, logprobs_and_entropies
+from alignbench.engine.fast.nats import Logits, logprobs_and_entropies, slopes_of
 from alignbench.engine.fast.packing import LONGEST, Layout, attending
 from alignbench.engine.fast.products import Product, product_of
 from alignbench.engine.logprobs import LogprobEntropy
@@ -133,6 +134,9 @@ class FastPasses(Passes):
     def nats(self, states: Tensor, labels: Tensor, temperature: float, *, has_entropy_gradient: bool) -> LogprobEntropy:
         if not self.pulls_back:
             return super().nats(states, labels, temperature, has_entropy_gradient=has_entropy_gradient)
+        if self.has_plain_head:  # whose weights are multiplied without a call of the module, which would be counted
+            products = 1 + slopes_of(states, has_entropy_gradient)
+            tally.add(2 * products * len(states) * self.hidden_size * self.vocabulary)
         return logprobs_and_entropies(
             states, labels, self.projection, temperature, has_entropy_gradient=has_entropy_gradient
         )
