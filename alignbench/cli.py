@@ -74,20 +74,30 @@ def run(
     collect: Annotated[bool, typer.Option("--collect", help="publish what is done so far; compute nothing")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="in this process; stop at the first failure")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace a published table that has fewer failures")] = False,
+    prices: Annotated[Path | None, typer.Option(help="YAML of prices; adds dollars to every cost")] = None,
 ) -> None:
     """Train and score every row of a suite, reuse what is cached, and print the table."""
     from alignbench.report.table import check_writable
     from alignbench.run.command import Limits, check_engine, run_suite
     from alignbench.run.crew import memory_limit
+    from alignbench.scoring.prices import load_prices
 
     check_engine(engine, address, strict)
+    known = None if prices is None else load_prices(prices)
     if strict:
         refuse_to_vanish()
     limits = Limits(workers, timeout, None if memory is None else int(memory * 2**30))
     plan = _plan(suite, plugin, is_apart=not strict, timeout=timeout, memory=limits.memory or memory_limit())
     check_writable(results / plan.suite.name)
     outcome = run_suite(
-        plan, console, limits=limits, engine=engine, address=address, is_strict=strict, is_collecting=collect
+        plan,
+        console,
+        limits=limits,
+        engine=engine,
+        address=address,
+        is_strict=strict,
+        is_collecting=collect,
+        prices=known,
     )
     _publish(plan, outcome, results, force)
 

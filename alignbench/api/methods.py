@@ -66,7 +66,13 @@ class AlignmentMethod(ABC):
 class Decoding(ABC):
     """A rule that picks among several samples of the policy by the proxy reward."""
 
-    samples_per_prompt: int
+    samples_per_prompt: int  # that evaluation draws
+
+    @property
+    def samples_used(self) -> int:
+        """Samples drawn and judged in use for one returned completion: fewer, where evaluation draws more than the rule
+        needs to be told well."""
+        return self.samples_per_prompt
 
     @abstractmethod
     def weights(self, proxy: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -29,13 +30,17 @@ class Checked(RewardSource):
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         before = self._source.tokens_judged
-        scores = self._sound(self._source.score(prompts, completions), len(prompts), "score")
+        with self._billed():
+            answer = self._source.score(prompts, completions)
+        scores = self._sound(answer, len(prompts), "score")
         self._bill(before, len(prompts))
         return scores
 
     def prefer(self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> Tensor:
         before = self._source.tokens_judged
-        shares = self._sound(self._source.prefer(prompts, a, b), len(prompts), "prefer")
+        with self._billed():
+            answer = self._source.prefer(prompts, a, b)
+        shares = self._sound(answer, len(prompts), "prefer")
         if not ((shares >= 0) & (shares <= 1)).all():
             raise self._broken(
                 f"prefer() returned {float(shares.min()):.3g} to {float(shares.max()):.3g}; allowed: 0 to 1"
@@ -58,10 +63,15 @@ class Checked(RewardSource):
         return values.float()
 
     def _bill(self, tokens_before: int, comparisons: int) -> None:
-        self._meter.add(tokens_judged=self._source.tokens_judged - tokens_before)
+        if not self._source.simulates_humans:
+            self._meter.add(tokens_judged=self._source.tokens_judged - tokens_before)
         labels = comparisons * self.labels_per_comparison
         if self.labels != "free":
             self._meter.add(**{f"labels_{self.labels}": labels})
+
+    def _billed(self) -> AbstractContextManager[None]:
+        """People cost their labels, whatever it takes to simulate them."""
+        return self._meter.unbilled() if self._source.simulates_humans else nullcontext()
 
     def _broken(self, problem: str) -> PluginError:
         return PluginError(self.name, self._distribution, problem)

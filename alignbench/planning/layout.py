@@ -192,6 +192,7 @@ def _keyed(row: Row, key_of: Mapping[int, str]) -> PlannedCell:
         train=None if row.train is None else key_of[id(row.train)],
         score=None if row.score is None else key_of[id(row.score)],
         own=tuple(key_of[id(stage)] for stage in row.own),
+        asked=tuple(key_of[id(stage)] for stage in row.asked),
     )
 
 

@@ -37,6 +37,7 @@ class Row(NamedTuple):
     train: Stage | None = None
     score: Stage | None = None
     own: Sequence[Stage] = ()  # what the row alone is charged for
+    asked: Sequence[Stage] = ()  # what it uses once it is trained, and so rests on too
     along: tuple[Row, ...] = ()  # the suite's snapshots of it
 
 
@@ -107,7 +108,7 @@ class _Layout:
             return Row(planned, train, score, (train,), tuple(self._along_training(planned, inputs, train, proxy)))
         completions = self.completions(train, decoding.samples_per_prompt, self.prefix)
         score = self.score(inputs, train, completions, proxy, self.config)
-        row = Row(planned, train, score, (completions, score.inputs["proxy"]))
+        row = Row(planned, train, score, (train,), asked=[proxy] if isinstance(proxy, Stage) else [])
         return row._replace(along=tuple(self._along_decoding(row, inputs, completions, proxy)))
 
     def _along_training(

@@ -19,6 +19,7 @@ from alignbench.run.here import Here
 from alignbench.run.ray_cluster import check_ray
 from alignbench.run.ray_crew import RayCrew
 from alignbench.run.schedule import Crew, Outcome, Schedule
+from alignbench.scoring.prices import Prices
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, plan_of
 from alignbench.suite.spec import Suite
@@ -47,7 +48,7 @@ def check_engine(engine: Engine, address: str | None, is_strict: bool) -> None:
 
 def run_suite(
     plan: Plan, console: Console, *, limits: Limits, engine: Engine = "worker", address: str | None = None,
-    is_strict: bool = False, is_collecting: bool = False,
+    is_strict: bool = False, is_collecting: bool = False, prices: Prices | None = None,
 ) -> Outcome:  # fmt: skip
     """Compute what is missing, and say how it goes. UserError where a mistake left no cell standing, or the engine
     cannot be had; Interrupted where the run was ended from outside."""
@@ -56,10 +57,10 @@ def run_suite(
     try:
         with store.in_use(), board:
             if is_collecting:
-                outcome = Schedule(plan, store, Here(plan, store), board).collect()
+                outcome = Schedule(plan, store, Here(plan, store), board, prices).collect()
             else:
                 crew = Here(plan, store, is_strict=True) if is_strict else _crew(plan, store, limits, engine, address)
-                outcome = Schedule(plan, store, crew, board).run()
+                outcome = Schedule(plan, store, crew, board, prices).run()
     except Interrupted as end:
         there = sum(store.has(key) for key in plan.stages)  # the board has not come to all that was cached
         kept = f"{there} of {len(plan.stages)} stages kept; the same command goes on"

@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,16 +21,17 @@ from typing import Any
 
 import alignbench
 from alignbench.planning import keys
+from alignbench.scoring.prices import Prices
 from alignbench.store import Store, store_home
 from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 
 PATIENCE = 5  # seconds for one question to git
 
 
-def provenance_of(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, Any]:
+def provenance_of(plan: Plan, cell: PlannedCell, store: Store, prices: Prices | None = None) -> dict[str, Any]:
     """The record's `provenance`, as JSON values."""
     stages = {} if cell.score is None else plan.upstream(cell.score)
-    facts = [fact for stage in stages.values() if (fact := _facts(stage, store)) is not None]
+    facts = [fact for stage in stages.values() if (fact := _facts(stage, store, prices)) is not None]
     when = next((fact["when"] for fact in facts if fact["key"] == cell.score), None)
     return {
         "alignbench": alignbench.__version__,
@@ -45,11 +46,12 @@ def provenance_of(plan: Plan, cell: PlannedCell, store: Store) -> dict[str, Any]
             "command": command(sys.argv),
             "when": when or datetime.now(UTC).isoformat(timespec="seconds"),
             "stages": facts,
+            "prices": None if prices is None else prices.source,
         },
     }
 
 
-def _facts(stage: PlannedStage, store: Store) -> dict[str, Any] | None:
+def _facts(stage: PlannedStage, store: Store, prices: Prices | None) -> dict[str, Any] | None:
     """Of a finished stage, which an older alignbench may have computed: it said less. None: it is not there."""
     try:
         meta = store.meta(stage.key)
@@ -60,7 +62,14 @@ def _facts(stage: PlannedStage, store: Store) -> dict[str, Any] | None:
         "key": stage.key, "kind": stage.kind, "when": meta.get("when"),
         **{name: cost.get(name) for name in ("seconds", "cpu_seconds")},
         **{name: machine.get(name) for name in ("device", "threads", "kernels")},
+        "cost": priced(cost, meta, prices) if cost else None,
     }  # fmt: skip
+
+
+def priced(cost: Mapping[str, float], meta: Mapping[str, Any], prices: Prices | None) -> dict[str, Any]:
+    """A stage's cost with its dollars, where there are prices."""
+    device = str(meta.get("machine", {}).get("device", ""))
+    return dict(cost) if prices is None else {**cost, "dollars": prices.dollars(cost, device)}
 
 
 # --------------------------------------------------------------------------------------------------------------- code

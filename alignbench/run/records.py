@@ -6,7 +6,8 @@ from typing import Any
 
 from alignbench.errors import in_words
 from alignbench.run.failure import Failure
-from alignbench.run.provenance import near, provenance_of, scrubbed
+from alignbench.run.provenance import near, priced, provenance_of, scrubbed
+from alignbench.scoring.prices import Prices
 from alignbench.scoring.record import FORMAT, Record
 from alignbench.store import Store, read_json
 from alignbench.suite.plan import Plan, PlannedCell
@@ -14,24 +15,28 @@ from alignbench.suite.plan import Plan, PlannedCell
 ADDED_UP = (
     "seconds",
     "cpu_seconds",
+    "flops",
     "tokens_generated",
     "tokens_trained",
     "tokens_judged",
     "labels_human",
     "labels_ai",
+    "dollars",
 )
 
 
-def record_of(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
+def record_of(
+    plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None, prices: Prices | None = None
+) -> Record:
     """The record of a cell whose score is in the store, or of one that failed."""
     try:
-        return _record(plan, cell, store, failure)
+        return _record(plan, cell, store, failure, prices)
     except Exception as error:  # a plugin can write what it likes into its stages, or delete one at any moment
         said = f"what its stages say of themselves cannot be read ({in_words(error)}); run again"
-        return _record(plan, cell, Store(store.root / "nothing"), Failure(said, "bug"))
+        return _record(plan, cell, Store(store.root / "nothing"), Failure(said, "bug"), prices)
 
 
-def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None) -> Record:
+def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None, prices: Prices | None) -> Record:
     scores: dict[str, Any] = {"metrics": {}, "per_prompt": {}, "counts": {}, "context": {}}
     machine: dict[str, Any] = {}
     if failure is None and cell.score is not None:
@@ -53,14 +58,14 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
-            "proxy": cell.proxy, "cost": _cost(plan, cell, store, is_whole=failure is None),
+            "proxy": cell.proxy, "cost": _cost(plan, cell, store, prices, is_whole=failure is None),
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
                 "share": plan.suite.share, "delta": plan.suite.evaluation.delta,
                 "model": near(plan.suite.model), "task": plan.task_in_words,
                 "comparisons": f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}",
             },
-            "provenance": provenance_of(plan, cell, store),
+            "provenance": provenance_of(plan, cell, store, prices),
         }  # fmt: skip
     return Record.model_validate(scrubbed(row))
 
@@ -76,14 +81,16 @@ def _training(key: str | None, cell: PlannedCell, store: Store) -> dict[str, Any
     return {"steps": min(said["steps"], most), "max_steps": most, "moved": said["moved"]}
 
 
-def _cost(plan: Plan, cell: PlannedCell, store: Store, *, is_whole: bool) -> dict[str, dict[str, float | None]]:
-    """Marginal: the row's own stages. Total: with every stage they rest on. Scoring, and the gold reward that
-    stands in for people, are nobody's cost. A decoding rule is charged for the samples it draws and ranks, a snapshot
-    for its run up to there. A row that failed is charged for what was made; one that is whole needs every stage's
-    cost, or its own is not known."""
-    total = sorted({key for own in cell.own for key in plan.upstream(own, without="gold")})
+def _cost(
+    plan: Plan, cell: PlannedCell, store: Store, prices: Prices | None, *, is_whole: bool
+) -> dict[str, dict[str, float | None]]:
+    """Marginal: the row's own stages. Total: with every stage they rest on, and what a decoding rule asks. Scoring, and
+    the gold reward that stands in for people, are nobody's cost; a rule's samples are its use and no training, and
+    stand in the `deploy_` metrics. A snapshot is charged for its run up to there. A row that failed is charged for what
+    was made; one that is whole needs every stage's cost, or its own is not known."""
+    total = sorted({key for own in (*cell.own, *cell.asked) for key in plan.upstream(own, without="gold")})
     return {
-        name: _sum([_spent(cell, key, store) for key in keys if is_whole or store.has(key)])
+        name: _sum([_spent(cell, key, store, prices) for key in keys if is_whole or store.has(key)])
         for name, keys in (("marginal", cell.own), ("total", total))
     }
 
@@ -91,13 +98,14 @@ def _cost(plan: Plan, cell: PlannedCell, store: Store, *, is_whole: bool) -> dic
 def _sum(costs: list[dict[str, float]]) -> dict[str, float | None]:
     """A stage that keeps its key may be older than one of the counts: the sum is then not known."""
     added = {
-        name: sum(cost[name] for cost in costs) if all(name in cost for cost in costs) else None for name in ADDED_UP
+        name: sum(cost[name] for cost in costs) if all(cost.get(name) is not None for cost in costs) else None
+        for name in ADDED_UP
     }
     is_known = all("peak_bytes" in cost for cost in costs)
     return {**added, "peak_bytes": max((cost["peak_bytes"] for cost in costs), default=0) if is_known else None}
 
 
-def _spent(cell: PlannedCell, key: str, store: Store) -> dict[str, float]:
+def _spent(cell: PlannedCell, key: str, store: Store, prices: Prices | None) -> dict[str, Any]:
     """Nothing is known of a stage that went out of the store."""
     try:
         meta = store.meta(key)
@@ -105,4 +113,4 @@ def _spent(cell: PlannedCell, key: str, store: Store) -> dict[str, float]:
         return {}
     place = str(cell.snapshot["value"]) if cell.snapshot and key == cell.train else None
     spent: dict[str, float] = meta.get("marks", {}).get(place, meta["cost"])  # a run may end before the place
-    return spent
+    return priced(spent, meta, prices)

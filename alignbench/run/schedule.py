@@ -14,6 +14,7 @@ from alignbench.errors import UserError
 from alignbench.run.failure import Failure
 from alignbench.run.logs import has_log
 from alignbench.run.records import record_of
+from alignbench.scoring.prices import Prices
 from alignbench.scoring.record import Record
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
@@ -77,11 +78,12 @@ class Outcome:
 class Schedule:
     """One run of a plan against a store."""
 
-    def __init__(self, plan: Plan, store: Store, crew: Crew, watcher: Watcher) -> None:
+    def __init__(self, plan: Plan, store: Store, crew: Crew, watcher: Watcher, prices: Prices | None = None) -> None:
         self.plan = plan
         self.store = store
         self.crew = crew
         self.watcher = watcher
+        self.prices = prices
         self.outcome = Outcome()
         self._waiting = dict(plan.stages) if crew.slots == 1 else _longest_first(plan)
         self._done: set[str] = set()
@@ -195,7 +197,7 @@ class Schedule:
                 failure = self.outcome.failures[cell.score]
             elif cell.score not in self._done:
                 continue
-            record = self._told[place] = record_of(self.plan, cell, self.store, failure)
+            record = self._told[place] = record_of(self.plan, cell, self.store, failure, self.prices)
             if record.status == "failed" and failure is None:  # its score was deleted, and the exit code says so
                 self.outcome.failures[str(cell.score)] = Failure(str(record.cause), "bug")
             if not is_quiet:

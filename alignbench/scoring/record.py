@@ -61,6 +61,9 @@ METRICS = (
     "eos_rate",
     "distinct_2",
     "repetition",
+    "deploy_tokens_generated",
+    "deploy_tokens_judged",
+    "deploy_flops",
 )
 ENUMERATED = (  # where the task lists every completion
     "reward_gold_enumerated",
@@ -90,11 +93,13 @@ class Ledger(_Part):
     seconds: NonNegativeFloat | None = None
     cpu_seconds: NonNegativeFloat | None = None
     peak_bytes: NonNegativeInt | None = None
+    flops: NonNegativeInt | None = None
     tokens_generated: NonNegativeInt | None = None
     tokens_trained: NonNegativeInt | None = None
     tokens_judged: NonNegativeInt | None = None
     labels_human: NonNegativeInt | None = None
     labels_ai: NonNegativeInt | None = None
+    dollars: NonNegativeFloat | None = None  # None also where the run was given no prices
 
 
 class Cost(_Part):
@@ -146,6 +151,14 @@ class StageFacts(_Part):
     device: str | None = None
     threads: JsonValue = None
     kernels: JsonValue = None
+    cost: Ledger | None = None  # None: written before records had it
+
+
+class PriceFile(_Part):
+    """What dollars were reckoned by."""
+
+    name: str
+    sha256: str
 
 
 class RunFacts(_Part):
@@ -155,6 +168,7 @@ class RunFacts(_Part):
     command: str = ""  # as typed, without secrets and folders
     when: str | None = None  # UTC, ISO 8601: when the score was computed, or the failure recorded
     stages: Sequence[StageFacts] = ()  # all that the cell rests on
+    prices: PriceFile | None = None
 
 
 class Provenance(_Part):
@@ -222,7 +236,21 @@ def parted(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return ends, [record for record in everything if record.snapshot is not None]
 
 
-TIMES = ("seconds", "cpu_seconds", "peak_bytes")  # of a ledger: another in every run
+TIMES = ("seconds", "cpu_seconds", "peak_bytes", "dollars")  # of a ledger: another in every run
+
+
+def spent(records: Iterable[Record]) -> Ledger:
+    """What all of a suite's finished stages cost together, each once however many rows rest on it: scoring and the gold
+    reward, which no row is charged for, and what failed rows had finished, too. What broke off within a stage is not
+    known. The peak is the highest of them."""
+    stages = {s.key: s.cost for r in records if r.provenance is not None for s in r.provenance.run.stages}
+    total: dict[str, Any] = {}
+    for name in Ledger.model_fields:
+        values = [None if cost is None else getattr(cost, name) for cost in stages.values()]
+        known = [value for value in values if value is not None]
+        together = max if name == "peak_bytes" else sum
+        total[name] = together(known) if known and len(known) == len(values) else None
+    return Ledger(**total)
 
 
 def comparable(record: Record) -> dict[str, Any]:

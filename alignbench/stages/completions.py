@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api import Config, Stage
-from alignbench.stages.kind import Kind, Told
+from alignbench.stages.kind import SPENT, Kind, Told
+from alignbench.store import write_json
 
 if TYPE_CHECKING:
     from alignbench.stages.work import HarnessWork
@@ -38,12 +39,15 @@ class Completions(Kind):
         prompts = [p for p in work.held_out_prompts(o.prompts) for _ in range(o.per_prompt)]
         generator = torch.Generator().manual_seed(work.seed)
         rows: list[dict[str, Any]] = []
+        flops = 0  # of sampling alone
         with work.resident("reference") as reference, work.resident("policy") as resident:
             adapter = work.load_policy(resident)
             for start in range(0, len(prompts), o.batch_size):
                 part = prompts[start : start + o.batch_size]
                 asked = [o.prefix + p for p in part]
+                flops -= work.meter.flops
                 rollout = sample_texts(resident, asked, work.task.max_new_tokens, o.temperature, generator)
+                flops += work.meter.flops
                 lengths = rollout.tokens.is_response.sum(-1)
                 work.count(tokens_generated=int(lengths.sum()))
                 bare = after(reference.codec, part, rollout.tokens) if o.prefix else None
@@ -58,6 +62,7 @@ class Completions(Kind):
                 rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
                 work.progress(start + len(part), len(prompts))
         work.save_rows(rows)
+        write_json(work.folder / SPENT, {"tokens": sum(row["tokens"] for row in rows), "flops": flops})
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         o = stage.options

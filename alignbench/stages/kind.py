@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alignbench.engine.resident import Resident
     from alignbench.stages.work import HarnessWork
 
+SPENT = "spent.json"  # beside completions and proxy rewards: tokens and flops of sampling, or of reading them, alone
 SNAPSHOTS = "snapshots"  # in a train stage: adapters along the run, each in a folder named after its optimiser step
 Contract = Literal["method", "source"]
 

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api import Config, Stage
-from alignbench.stages.kind import Contract, Kind, Told, spoken
+from alignbench.stages.kind import SPENT, Contract, Kind, Told, spoken
 from alignbench.stages.source import Source
+from alignbench.store import write_json
 
 if TYPE_CHECKING:
     from alignbench.stages.work import HarnessWork
@@ -28,6 +29,8 @@ class ProxyRewards(Kind):
     def make(self, work: HarnessWork) -> None:
         with ExitStack() as stack:
             work.save_rewards(work.open_reward(stack, "proxy", self.Options(**work.options).reward))
+        spent = {"tokens": work.meter.counts["tokens_judged"], "flops": work.meter.flops}
+        write_json(work.folder / SPENT, spent)
 
     def runs(self, options: Mapping[str, Any]) -> list[tuple[Contract, str]]:
         return [] if options["reward"] is None else [("source", options["reward"]["name"])]

@@ -38,6 +38,7 @@ class FittedRewardModel(Kind):
             )  # fmt: skip
             prompts = [row["prompt"] for row in rows] * 2
             model.calibrate(prompts, [row[side] for side in ("chosen", "rejected") for row in rows])
+            work.count(tokens_judged=model.tokens_judged)
             model.save(work.folder)
         work.save_history(history)
 

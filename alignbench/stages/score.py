@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from alignbench.api import Config, Decoding, Stage
-from alignbench.stages.kind import Contract, Kind, Told
+from alignbench.stages.kind import SPENT, Contract, Kind, Told
 from alignbench.store import read_json, write_json
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Score(Kind):
 
     def make(self, work: HarnessWork) -> None:
         from alignbench.scoring import evaluate
+        from alignbench.scoring.deployment import deployment
 
         o, rows = self.Options(**work.options), work.rows("completions")
         gold, proxy, baseline = (work.rewards(name).view(o.prompts, -1) for name in ("gold", "proxy", "baseline_gold"))
@@ -62,6 +63,9 @@ class Score(Kind):
         if "lm_loss" in work.stage.inputs:
             metrics["forgetting_nats"] = _loss(work, "lm_loss") - _loss(work, "baseline_lm_loss")
         metrics |= _text(rows, weights, work.seed)
+        spent = (read_json(work.place(name) / SPENT) for name in ("completions", "proxy"))
+        used = 1 if decoding is None else decoding.samples_used
+        metrics |= deployment(used, decoding is not None, len(rows), *spent)._asdict()
         kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact",
                 "reward_gold_second", "reward_gold_second_gain")  # fmt: skip
         write_json(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -171,12 +171,12 @@ class HarnessWork(LiveWork):
         """An unfitted source, prepared, checked and metered."""
         plugin = self._plan.catalog.source(named.name)
         source = plugin.cls(plugin.cls.Config(**named.options))
-        base = stack.enter_context(self._engine().resident())
-        human: HumanModel | None = None
-        if plugin.cls.simulates_humans:
-            human = self.open_gold(stack)  # type: ignore[assignment]
-        checked = Checked(source, plugin.distribution, self.meter)
-        checked.prepare(SourceRoom(self.task.rubric, base, human, self.seed))
+        is_human = plugin.cls.simulates_humans
+        with self.meter.unbilled() if is_human else nullcontext():
+            base = stack.enter_context(self._engine().resident())
+            human: HumanModel | None = self.open_gold(stack) if is_human else None  # type: ignore[assignment]
+            checked = Checked(source, plugin.distribution, self.meter)
+            checked.prepare(SourceRoom(self.task.rubric, base, human, self.seed))
         return checked
 
     def open_reward(self, stack: ExitStack, name: str, unfitted: Source | None) -> RewardSource:

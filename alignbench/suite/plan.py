@@ -54,6 +54,7 @@ class PlannedCell:
     train: str | None = None  # keys; None where the plugin failed before there was a stage
     score: str | None = None
     own: tuple[str, ...] = ()  # stages the row alone is charged for
+    asked: tuple[str, ...] = ()  # stages it uses once it is trained, such as the reward model a decoding rule asks
     cause: str | None = None  # why there are no stages
     brought: tuple[
         Mapping[str, str], ...
@@ -117,7 +118,7 @@ def plan_of(data: Mapping[str, Any], catalog: Catalog, task: Task) -> Plan:
             stage["key"]: PlannedStage(**{**stage, "plugins": tuple(stage["plugins"])}) for stage in data["stages"]
         }
         cells = tuple(
-            PlannedCell(**{**cell, "own": tuple(cell["own"]), "brought": tuple(cell["brought"])})
+            PlannedCell(**{**cell, **{name: tuple(cell[name]) for name in ("own", "asked", "brought")}})
             for cell in data["cells"]
         )
         suite = Suite.model_validate(data["suite"])

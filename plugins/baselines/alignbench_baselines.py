@@ -68,6 +68,10 @@ class BestOf(Decoding):
         self.n = n
         self.samples_per_prompt = samples_per_prompt
 
+    @property
+    def samples_used(self) -> int:
+        return self.n
+
     def weights(self, proxy: Tensor) -> Tensor:
         """(P, N) -> (P, N); samples the proxy cannot tell apart share their weight."""
         samples = proxy.shape[1]
