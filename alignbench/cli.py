@@ -275,7 +275,7 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
     """Write the results, print the table, even if it may not replace a better one, and end with the run's exit code."""
     from alignbench.report import verdicts
     from alignbench.report.fitting import fitting
-    from alignbench.report.notes import remarks
+    from alignbench.report.notes import remarks, whole_suite
     from alignbench.report.table import to_rich, write_results
     from alignbench.run.logs import traced
     from alignbench.run.schedule import NOT_YET
@@ -297,7 +297,7 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
         highlight=False, markup=False,
     )  # fmt: skip
     said = verdicts.lines(verdicts.claims(ends, evaluation.confidence), is_brief=True)
-    for remark in (*said, *remarks(ends)):
+    for remark in filter(None, (*said, *remarks(ends), whole_suite(outcome.records))):
         console.print(printable(remark), highlight=False, markup=False)
     logs = traced(Store(), outcome.failures)
     for record in ends:

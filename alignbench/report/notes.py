@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from alignbench.report.escape import for_markdown
-from alignbench.scoring.record import Context, Record
+from alignbench.scoring.record import Context, Record, spent
 
 
 def failures(records: Sequence[Record]) -> list[str]:
@@ -21,6 +21,21 @@ def remarks(records: Sequence[Record]) -> list[str]:
     about which the two golds disagree."""
     found = ((record, [*_remarks(record), *_disagreement(record)]) for record in records)
     return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said]
+
+
+def whole_suite(records: Sequence[Record]) -> str:
+    """A line of plain text: what all stages took together, each once. Empty where no record says."""
+    cost = spent(records)
+    shown: tuple[tuple[float | None, str], ...] = (
+        (cost.seconds, "{:,.0f} seconds"),
+        (cost.cpu_seconds, "{:,.0f} CPU seconds"),
+        (cost.flops, "{:.3g} FLOPs"),
+        (cost.labels_human, "{:,} human labels"),
+        (cost.labels_ai, "{:,} AI labels"),
+        (cost.dollars, "{:,.2f} dollars"),
+    )
+    parts = [words.format(value) for value, words in shown if value]
+    return f"whole suite, each stage once, scoring included: {', '.join(parts)}" if parts else ""
 
 
 def _remarks(record: Record) -> list[str]:
