@@ -37,8 +37,8 @@ class Row(NamedTuple):
     train: Stage | None = None
     score: Stage | None = None
     own: Sequence[Stage] = ()  # what the row alone is charged for
-    asked: Sequence[Stage] = ()  # what it uses once it is trained, and so rests on too
     along: tuple[Row, ...] = ()  # the suite's snapshots of it
+    asked: Sequence[Stage] = ()  # what it uses once it is trained, and so rests on too
 
 
 def step_of(plugin: Plugin[AlignmentMethod], label: str) -> Step:

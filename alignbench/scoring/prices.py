@@ -72,7 +72,7 @@ def load_prices(path: Path) -> Prices:
         raise UserError(f"{path} cannot be read: {error.strerror}; give a YAML file of prices") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML: {said}; see benchmarks/prices.yaml") from None
+        raise UserError(f"{path}: not YAML: {said}; see benchmarks/prices/example.yaml") from None
     try:
         found = PriceList.model_validate(data)
     except ValidationError as error:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from alignbench.errors import UserError
-from alignbench.scoring.record import Record, comparable, read_records, write_records
+from alignbench.scoring.record import Ledger, Record, comparable, read_records, spent, write_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -39,21 +39,25 @@ LINE: dict[str, Any] = {
             "seconds": 1.5,
             "cpu_seconds": 1.25,
             "peak_bytes": 10,
+            "flops": 123_456,
             "tokens_generated": 0,
             "tokens_trained": 5,
             "tokens_judged": 0,
             "labels_human": 0,
             "labels_ai": 0,
+            "dollars": 0.25,
         },
         "total": {
             "seconds": 4.0,
             "cpu_seconds": None,
             "peak_bytes": 12,
+            "flops": None,
             "tokens_generated": 9,
             "tokens_trained": 8,
             "tokens_judged": 7,
             "labels_human": 256,
             "labels_ai": 0,
+            "dollars": None,
         },
     },
     "context": {
@@ -90,8 +94,10 @@ LINE: dict[str, Any] = {
                     "device": "cpu: some",
                     "threads": "1",
                     "kernels": None,
+                    "cost": None,
                 }
             ],
+            "prices": {"name": "prices.yaml", "sha256": "ab"},
         },
     },
 }
@@ -127,6 +133,17 @@ def test_a_record_of_format_1_is_one_without_provenance(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again.jsonl").read_text())["format"] == 2  # with today's fields
 
 
+def test_a_record_from_before_operations_and_dollars_knows_neither(tmp_path: Path) -> None:
+    old = copy.deepcopy(LINE)
+    for ledger in old["cost"].values():
+        del ledger["flops"], ledger["dollars"]
+    del old["provenance"]["run"]["prices"], old["provenance"]["run"]["stages"][0]["cost"]
+    (record,) = read_records(lines(tmp_path, old))
+    assert (record.cost.marginal.flops, record.cost.marginal.dollars) == (None, None)
+    assert record.cost.marginal.tokens_trained == 5
+    assert spent([record]) == Ledger()
+
+
 @pytest.mark.parametrize("folder", sorted(RESULTS.iterdir()), ids=lambda folder: folder.name)
 def test_what_is_published_can_be_read(folder: Path) -> None:
     rows = (folder / "records.jsonl").read_text().splitlines()
@@ -151,6 +168,7 @@ def altered(path: str, value: Any) -> Record:
         ("cost.total.seconds", 9.0),
         ("cost.marginal.cpu_seconds", 9.0),
         ("cost.marginal.peak_bytes", 9),
+        ("cost.marginal.dollars", 9.0),
         ("context.machine", {"device": "cuda"}),
         ("provenance.run", {}),
     ],
@@ -164,6 +182,7 @@ def test_times_machine_and_occasion_are_not_compared(path: str, value: Any) -> N
     [
         ("metrics.reward_gold", 1.5),
         ("cost.total.tokens_trained", 9),
+        ("cost.marginal.flops", 9),
         ("context.human_accuracy", 0.5),
         ("provenance.suite_text", "methods: [ppo]"),
         ("provenance.libraries", {}),
