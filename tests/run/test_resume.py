@@ -56,6 +56,16 @@ def files(store: Store, key: str) -> dict[str, bytes]:
     }  # fmt: skip
 
 
+def counts(store: Store, key: str) -> list[dict[str, int]]:
+    """What a stage cost, and each of its snapshots, but for time and memory."""
+    meta = store.meta(key)
+    readings = [meta["cost"], *meta["marks"].values()]
+    return [
+        {name: reading[name] for name in reading.keys() - {"seconds", "cpu_seconds", "peak_bytes"}}
+        for reading in readings
+    ]
+
+
 def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -73,6 +83,7 @@ def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
             assert (killed.scratch(key) / "checkpoint" / "checkpoint.json").is_file()
             Bench(plan, killed).compute(key)
         assert files(killed, key) == files(whole, key), kind
+        assert counts(killed, key) == counts(whole, key), kind
         assert not (killed.root / "scratch" / key).exists()
         assert all("workdir" not in name for name in files(killed, key))
     assert sorted(seen) == ["reward_model", "sft", "train", "train"]
@@ -107,6 +118,8 @@ def test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path:
     assert killed_at_a_checkpoint(plan, killed, stage.key, 6)
     Bench(plan, killed).compute(stage.key)
     assert files(killed, stage.key) == files(whole, stage.key)
+    assert counts(killed, stage.key) == counts(whole, stage.key)
+    assert counts(whole, stage.key)[0]["flops"] > 0
 
 
 def test_without_the_kept_states_the_bits_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def test_a_snapshot_is_the_policy_of_a_run_that_ends_there(run) -> None:
         for one, other in zip(there, shorter, strict=True):
             assert one.cost.marginal.tokens_trained == other.cost.marginal.tokens_trained
             assert one.cost.total.tokens_trained == other.cost.total.tokens_trained
+            assert one.cost.marginal.flops == other.cost.marginal.flops > 0
     assert len({str(numbers(record)) for record in (*ends, *along)}) == 6
     assert [numbers(record) for record in run(ROWS)] == [numbers(record) for record in ends]  # and moves no end
 

@@ -14,7 +14,7 @@ from alignbench.api import TokenBatch
 from alignbench.engine import tally
 from alignbench.engine.fast.cache import RoomyCache, grouped, roomy
 from alignbench.engine.fast.frozen import FrozenStates, stack_of
-from alignbench.engine.fast.lora import merged, quicken
+from alignbench.engine.fast.lora import merged, merging, quicken
 from alignbench.engine.fast.nats import Logits, logprobs_and_entropies, slopes_of
 from alignbench.engine.fast.packing import LONGEST, Layout, attending
 from alignbench.engine.fast.products import Product, product_of
@@ -48,6 +48,8 @@ class FastPasses(Passes):
         return self.quickens and self.merges and not any(type(m) is PeftLinear for m in module.modules())
 
     def merged(self, module: nn.Module, name: str) -> AbstractContextManager[None]:
+        for layer in merging(module, name):  # here and not where probes merge, which are nobody's cost
+            tally.add(2 * layer.r[name] * layer.in_features * layer.out_features)
         return merged(module, name)
 
     # -------------------------------------------------------------------------------------------------------- states
