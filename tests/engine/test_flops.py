@@ -225,6 +225,12 @@ def test_a_meter_counts_what_is_its_own_and_goes_on_where_another_was() -> None:
     assert later.reading()["flops"] == 8
 
 
+def test_kernels_that_are_tried_cost_nobody(resident, way: str) -> None:
+    before = tally.done()
+    resident("llama", kernels=way, layers=2)
+    assert tally.done() == before
+
+
 def test_an_adapter_dropped_is_an_adapter_not_counted(resident) -> None:
     made = resident("llama")
     tokens = batch(made)
