@@ -83,8 +83,9 @@ class RecipeBuilder(ABC):
     """Builds a recipe's stages. Equal calls give equal stages, so two methods that ask for the same thing share it."""
 
     @abstractmethod
-    def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
-        """Supervised start on the task's demonstrations, or on `data` (rows of prompt, completion), on top of `on`."""
+    def sft(self, data: Stage | None = None, on: Stage | None = None, num_train_epochs: float | None = None) -> Stage:
+        """Supervised start on the task's demonstrations, or on `data` (rows of prompt, completion), on top of `on`. It
+        takes `sft.max_steps`; with `num_train_epochs` so many passes over the data, if that is less."""
 
     @abstractmethod
     def samples(self, start: Stage | None) -> Stage:

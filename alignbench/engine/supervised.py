@@ -36,7 +36,7 @@ def fit_supervised(
     """Train adapter `adapter` for `config.max_steps`. Returns the loss per step, nats per response token."""
     if not demonstrations:
         raise UserError("the supervised start has no demonstrations; check the task's data")
-    weights = resident.add_adapter(adapter, seed)
+    weights = resident.add_adapter(adapter, seed, config.layers)
     optimizer = Optimizer([(weights, config.learning_rate)], config, config.max_steps)
     rng, waiting = random.Random(seed), list[int]()
     history: History = []

@@ -36,8 +36,11 @@ class PlanBuilder(RecipeBuilder):
         self._row = row
         self.was_asked_for_reward = False
 
-    def sft(self, data: Stage | None = None, on: Stage | None = None) -> Stage:
-        return SFT.stage({"data": data, "on": on}, **dict(self._suite.sft), seed=self._seed_of("sft"))
+    def sft(self, data: Stage | None = None, on: Stage | None = None, num_train_epochs: float | None = None) -> Stage:
+        return SFT.stage(
+            {"data": data, "on": on},
+            **dict(self._suite.sft), num_train_epochs=num_train_epochs, seed=self._seed_of("sft"),
+        )  # fmt: skip
 
     def samples(self, start: Stage | None) -> Stage:
         wanted = {**dict(self._suite.samples), "prompts": self._suite.comparisons.pairs}

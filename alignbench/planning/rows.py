@@ -129,9 +129,14 @@ class _Layout:
             yield row._replace(cell=replace(row.cell, snapshot=snapshot), score=score)
 
     @property
+    def max_steps(self) -> int:
+        own = self.suite.methods[self.place].max_steps
+        return self.suite.max_steps if own is None else own
+
+    @property
     def snapshot_steps(self) -> tuple[int, ...]:
         """Evenly along the run, its end left out: that is the row itself."""
-        last, count = self.suite.max_steps, self.suite.snapshots
+        last, count = self.max_steps, self.suite.snapshots
         steps = dict.fromkeys(round(last * i / (count + 1)) for i in range(1, count + 1))
         return tuple(step for step in steps if 0 < step < last)
 
@@ -173,7 +178,7 @@ class _Layout:
             return self.untrained(inputs.start)
         return Train.stage(
             {"start": inputs.start, "preferences": inputs.preferences, "reward": _fitted(inputs.reward)},
-            **self.rule(self.config), seed=self.seed, max_steps=self.suite.max_steps,
+            **self.rule(self.config), seed=self.seed, max_steps=self.max_steps,
             temperature=self.suite.temperature,
             snapshots=self.snapshot_steps, reward=self.unfitted(inputs.reward),
         )  # fmt: skip

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING
+
+from pydantic import PositiveFloat
 
 from alignbench.api import Demonstration, Stage
 from alignbench.stages.kind import Kind, Told, on
@@ -22,6 +25,7 @@ class SFT(Kind):
 
     class Options(Training):
         seed: int
+        num_train_epochs: PositiveFloat | None = None  # passes over the data, `max_steps` at most; None: `max_steps`
 
     def make(self, work: HarnessWork) -> None:
         from alignbench.engine.supervised import fit_supervised
@@ -33,6 +37,10 @@ class SFT(Kind):
         else:
             data = work.task.demonstrations()
             limit = config.max_completion_length or work.task.max_completion_tokens
+        if config.num_train_epochs is not None:
+            per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+            wanted = ceil(config.num_train_epochs * len(data) / per_step)
+            config = config.model_copy(update={"max_steps": min(wanted, config.max_steps)})
         with work.resident("on") as resident:
             history = fit_supervised(
                 resident, data, config, seed=work.seed, meter=work.meter, progress=work.progress,

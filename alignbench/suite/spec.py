@@ -100,6 +100,7 @@ class Training(OptimizerConfig):
 
     max_steps: NonNegativeInt = 48  # optimiser steps
     max_completion_length: PositiveInt | None = None  # tokens; a longer demonstration is cut, and then has no end
+    layers: PositiveInt | None = None  # topmost layers that carry its adapter; None: lora.layers
 
 
 class Comparisons(Config):
@@ -152,6 +153,7 @@ class Row(Config):
     config: Options = Field(default_factory=dict)
     reward: Named | None = None  # in place of the reward model on the human comparisons
     sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    max_steps: NonNegativeInt | None = None  # optimiser steps; None: the suite's
 
     @model_validator(mode="before")
     @classmethod

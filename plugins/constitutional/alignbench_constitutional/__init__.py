@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, PositiveInt, ValidationError
+from pydantic import BaseModel, PositiveFloat, PositiveInt, ValidationError
 
 import alignbench
 from alignbench import AlignmentMethod, Config, Inputs, RecipeBuilder, Rubric, SourceRef, UserError, Work
@@ -49,6 +49,7 @@ class ConstitutionalAI(PPO):
         )
         num_revisions: PositiveInt = 1  # rounds of critique and revision
         num_prompts: PositiveInt = 128  # label prompts that are answered and revised
+        num_train_epochs: PositiveFloat = 1  # passes of SL-CAI over the revisions, `sft.max_steps` at most
 
     def recipe(self, config: Config, build: RecipeBuilder) -> Inputs:
         principles = load_constitution(config.constitution, build.rubric).principles
@@ -57,7 +58,7 @@ class ConstitutionalAI(PPO):
             "revisions", revise, {"start": build.sft()}, principles=articles, num_revisions=config.num_revisions,
             num_prompts=config.num_prompts,
         )  # fmt: skip
-        start = build.sft(revisions, on=build.sft())
+        start = build.sft(revisions, on=build.sft(), num_train_epochs=config.num_train_epochs)
         judge = SourceRef("judge", {"guidelines": [p.preference for p in principles]})
         return Inputs(start, reward=build.reward_model(start, build.compare(build.samples(start), judge)))
 
