@@ -297,7 +297,7 @@ def _publish(plan: Any, outcome: Any, results: Path, force: bool) -> None:
         highlight=False, markup=False,
     )  # fmt: skip
     said = verdicts.lines(verdicts.claims(ends, evaluation.confidence), is_brief=True)
-    for remark in filter(None, (*said, *remarks(ends), whole_suite(outcome.records))):
+    for remark in (*said, *remarks(ends), *whole_suite(outcome.records)):
         console.print(printable(remark), highlight=False, markup=False)
     logs = traced(Store(), outcome.failures)
     for record in ends:

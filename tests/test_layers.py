@@ -30,7 +30,7 @@ TABLE = {
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
     "report": "errors scoring.crossed scoring.frontier scoring.glossary scoring.paired scoring.record scoring.stats "
-    "scoring.traces store",
+    "scoring.traces scoring.tuned store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
@@ -49,6 +49,7 @@ FINE = {
     "scoring.paired",
     "scoring.frontier",
     "scoring.traces",
+    "scoring.tuned",
 }  # where a part of a room is meant
 PLUGINS = {"alignbench_baselines": "", "alignbench_constitutional": "alignbench_ppo", "alignbench_dpo": "",
            "alignbench_ppo": "", "alignbench_rlaif": "alignbench_ppo"}  # fmt: skip

@@ -63,40 +63,53 @@ def _compact(count: float) -> str:
     return f"{count:.0f}"
 
 
-COLUMNS = (
-    _spread("reward_gold", "+"),
-    _spread("reward_gold_gain", "+"),
-    _spread("win_rate_gold"),
-    Column(GLOSSARY["kl_nats_exact"].heading, ("kl_nats_exact", "kl_nats_bound"), _kl),
-    _spread("reward_proxy", "+"),
-    _spread("reward_model_accuracy"),
-    Column(
-        "Seconds (marginal / total)", ("seconds",), _joined("seconds_marginal", "seconds_total", shown="{:,.1f}".format)
-    ),
-    Column(
-        "Peak GiB (marginal / total)",
-        ("peak_bytes",),
-        _joined("peak_bytes_marginal", "peak_bytes_total", shown=lambda size: f"{size / GIB:.2f}"),
-    ),
-    Column(
-        "Tokens (generated / trained / judged)",
-        ("tokens_generated", "tokens_trained", "tokens_judged"),
-        _joined("tokens_generated_total", "tokens_trained_total", "tokens_judged_total", shown=_compact),
-    ),
-    Column(GLOSSARY["labels_human"].heading, ("labels_human",), _joined("labels_human_total", shown="{:,.0f}".format)),
-    Column(GLOSSARY["labels_ai"].heading, ("labels_ai",), _joined("labels_ai_total", shown="{:,.0f}".format)),
+def _plain(name: str, shown: Callable[[float], str] = "{:z.2f}".format, heading: str = "") -> Column:
+    return Column(heading or GLOSSARY[name].heading, (name,), _joined(name, shown=shown))
+
+
+def _cost(heading: str, *names: str, scopes: Sequence[str] = ("total",), shown: Callable[[float], str]) -> Column:
+    return Column(heading, names, _joined(*(f"{name}_{scope}" for name in names for scope in scopes), shown=shown))
+
+
+BOTH = ("marginal", "total")
+GOLD, GAIN = _spread("reward_gold", "+"), _spread("reward_gold_gain", "+")
+KL = Column(GLOSSARY["kl_nats_exact"].heading, ("kl_nats_exact", "kl_nats_bound"), _kl)
+ACCURACY = _spread("reward_model_accuracy")
+SECONDS = _cost("Seconds (marginal / total)", "seconds", scopes=BOTH, shown="{:,.1f}".format)
+SCORES = (GOLD, GAIN, _spread("win_rate_gold"), KL, _spread("reward_proxy", "+"), ACCURACY)
+TEXTS = (
+    _spread("reward_gold_second_gain", "+"),
+    _plain("gold_extrapolates", "{:.1%}".format),
+    _spread("reward_model_accuracy_other"),
+    _plain("forgetting_nats", "{:+z.2f}".format),
+    _plain("completion_tokens", "{:.1f}".format),
+    _plain("eos_rate", "{:.0%}".format),
+    _plain("distinct_2"),
 )
-
-SHORT = (
-    COLUMNS[1],
-    COLUMNS[3],
-    COLUMNS[5],
-    Column(
-        "Labels (human / AI) / seconds", ("labels_human", "labels_ai", "seconds"),
-        _joined("labels_human_total", "labels_ai_total", "seconds_total", shown="{:,.0f}".format),
+COSTS = (
+    SECONDS,
+    _cost("CPU seconds (marginal / total)", "cpu_seconds", scopes=BOTH, shown="{:,.0f}".format),
+    _cost("TFLOPs (marginal / total)", "flops", scopes=BOTH, shown=lambda count: f"{count / 1e12:,.3g}"),
+    _cost("Peak GiB (marginal / total)", "peak_bytes", scopes=BOTH, shown=lambda size: f"{size / GIB:.2f}"),
+    _cost(
+        "Tokens (generated / trained / judged)", "tokens_generated", "tokens_trained", "tokens_judged", shown=_compact
     ),
-)  # fmt: skip
-
+    _cost("Labels (human / AI)", "labels_human", "labels_ai", shown="{:,.0f}".format),
+    _cost("Dollars (marginal / total)", "dollars", scopes=BOTH, shown="{:,.4f}".format),
+    Column(
+        "A completion's tokens (sampled / judged)",
+        ("deploy_tokens_generated", "deploy_tokens_judged"),
+        _joined("deploy_tokens_generated", "deploy_tokens_judged", shown="{:.1f}".format),
+    ),
+    _plain("deploy_flops", lambda count: f"{count / 1e9:,.3g}", "A completion's GFLOPs"),
+)
+WIDE = (("Scores", SCORES), ("Texts", TEXTS), ("Costs", COSTS))  # below the short table
+SHORT = (
+    GAIN,
+    KL,
+    ACCURACY,
+    _cost("Labels (human / AI) / seconds", "labels_human", "labels_ai", "seconds", shown="{:,.0f}".format),
+)
 
 # In place of those above where the task lists every completion: the distance to the optimum, and each enumerated value
 # beside the sampled one that estimates it elsewhere.
@@ -105,11 +118,17 @@ ENUMERATED_COLUMNS = (
     _range("optimum_kl_nats"),
     _range("objective_share"),
     _range("reward_gold_enumerated", "+"),
-    COLUMNS[0],
+    GOLD,
     _range("kl_nats_enumerated"),
-    COLUMNS[3],
-    *COLUMNS[5:7],
+    KL,
+    ACCURACY,
+    SECONDS,
 )
+
+
+def filled(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Those in which any row has a value."""
+    return tuple(column for column in columns if any(column.cell(row) != NONE for row in rows))
 
 
 def is_enumerated(rows: Sequence[Row]) -> bool:

@@ -23,8 +23,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
     return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said]
 
 
-def whole_suite(records: Sequence[Record]) -> str:
-    """A line of plain text: what all stages took together, each once. Empty where no record says."""
+def whole_suite(records: Sequence[Record]) -> list[str]:
+    """A line of plain text: what all stages took together, each once. None where no record says."""
     cost = spent(records)
     shown: tuple[tuple[float | None, str], ...] = (
         (cost.seconds, "{:,.0f} seconds"),
@@ -35,7 +35,7 @@ def whole_suite(records: Sequence[Record]) -> str:
         (cost.dollars, "{:,.2f} dollars"),
     )
     parts = [words.format(value) for value, words in shown if value]
-    return f"whole suite, each stage once, scoring included: {', '.join(parts)}" if parts else ""
+    return [f"Whole suite, each stage once, scoring included: {', '.join(parts)}"] if parts else []
 
 
 def _remarks(record: Record) -> list[str]:

@@ -4,8 +4,8 @@
     inject(Path("README.md"), "quick", to_markdown(records))
 
 Labels and causes may hold what a model or a stranger's plugin wrote: each target has its own escape in `escape`, and
-nothing reaches a file or the terminal around it. Numbers are `summary`'s, columns `columns`', claims `verdicts`', gold
-at matched KL `frontiers`', and what else stands below a table is in `notes`.
+nothing reaches a file or the terminal around it. Numbers are `summary`'s, columns `columns`', claims `verdicts`', best
+settings `tunings`', gold at matched KL `frontiers`', and what else stands below a table is in `notes`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,17 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
-from alignbench.report import frontier_picture, frontiers, notes, verdicts
-from alignbench.report.columns import COLUMNS, ENUMERATED_COLUMNS, NONE, Column, columns_of, is_enumerated, title
+from alignbench.report import frontier_picture, frontiers, notes, tunings, verdicts
+from alignbench.report.columns import (
+    ENUMERATED_COLUMNS,
+    NONE,
+    WIDE,
+    Column,
+    columns_of,
+    filled,
+    is_enumerated,
+    title,
+)
 from alignbench.report.escape import for_csv, for_markdown, one_line
 from alignbench.report.publish import FILES, better_kept
 from alignbench.report.publish import check_writable as check_writable  # for those who import it from here
@@ -74,26 +83,30 @@ def to_csv(records: Sequence[Record], confidence: float = CONFIDENCE, resamples:
 
 def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
     """The short table, what may be said of its rows, gold at matched KL if rows were swept or snapshots of theirs are
-    among `records`, all columns, and what a reader needs to judge them."""
+    among `records`, all scores, texts and costs, and what a reader needs to judge them."""
     ends, _ = parted(records)
     rows = _rows(ends, confidence, resamples)
     traced = frontiers.frontiers(records, confidence)
     short = columns_of(rows)
-    wide = () if is_enumerated(rows) else COLUMNS
+    wide = () if is_enumerated(rows) else [(heading, filled(columns, rows)) for heading, columns in WIDE]
     said = verdicts.claims(ends, confidence)
     bound = any(not pd.isna(row["kl_nats_bound"]) for row in rows)
     table = _table(rows, short)
     lines = [*table, ""]
     if any(NONE in line for line in table):
         lines += [f"{NONE} There is no such value: every seed failed, or the quantity does not apply to the row.", ""]
-    lines += _part("Verdicts", [for_markdown(line) for line in verdicts.lines(said, confidence)])
+    by_second = verdicts.agreement(said, verdicts.by_the_second_gold(ends, confidence))
+    lines += _part("Verdicts", [for_markdown(line) for line in (*verdicts.lines(said, confidence), *by_second)])
     lines += _part("Spread of the gain, SD", [for_markdown(line) for line in verdicts.spread(ends)])
+    lines += tunings.section(tuned, confidence) if (tuned := tunings.tunings(records, confidence)) else []
     lines += frontiers.section(traced, confidence) if traced else []
     lines += _part("Failed", notes.failures(ends))
     lines += _part("Notes", [for_markdown(remark) for remark in notes.remarks(ends)])
-    lines += _part("Context", notes.context(ends))
-    lines += ["All columns:", "", *_table(rows, wide), ""] if wide and rows else []
-    legend = _legend((*short, *wide), confidence, bound, replicates=_replicates(rows))
+    lines += _part("Context", [*notes.context(ends), *map(for_markdown, notes.whole_suite(records))])
+    for heading, columns in wide:
+        lines += [f"{heading}:", "", *_table(rows, columns), ""] if columns else []
+    shown = (*short, *(column for _, columns in wide for column in columns))
+    legend = _legend(shown, confidence, bound, replicates=_replicates(rows))
     return "\n".join([*lines, "Legend:", "", *(f"- {item}" for item in legend), ""])
 
 
@@ -178,8 +191,9 @@ def write_results(
 def _extras(ends: Sequence[Record], records: Sequence[Record], confidence: float) -> dict[str, str]:
     """By file, what only some results have."""
     said, traced = verdicts.claims(ends, confidence), frontiers.frontiers(records, confidence)
-    at_places = traced.said if traced else verdicts.Claims([])
-    found = {FILES[4]: verdicts.to_csv(said, at_places)} if said.verdicts or at_places.verdicts else {}
+    tuned = tunings.tunings(records, confidence)
+    more = [verdicts.by_the_second_gold(ends, confidence), *(part.said for part in (tuned, traced) if part)]
+    found = {FILES[4]: verdicts.to_csv(said, *more)} if any(each.verdicts for each in (said, *more)) else {}
     if traced is None:
         return found
     found[FILES[5]] = frontiers.to_csv(traced, confidence)

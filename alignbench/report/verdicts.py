@@ -20,6 +20,7 @@ from alignbench.scoring.record import Record
 from alignbench.scoring.stats import CONFIDENCE
 
 VALUE = "reward_gold"  # compared, per prompt
+SECOND = "reward_gold_second_gain"  # so is this
 ORDER: tuple[Word, ...] = ("better", "equivalent", "undecided", "not compared")
 MOST_PAIRS = 45  # of ten rows: more are in verdicts.csv alone
 ONE_RUN = (
@@ -83,6 +84,36 @@ def _sampling(records: Sequence[Record]) -> dict[str, float]:
         if variance is not None and count:
             found.setdefault(record.label, []).append(variance / count)
     return {label: sum(values) / len(values) for label, values in found.items()}
+
+
+def by_the_second_gold(records: Sequence[Record], confidence: float = CONFIDENCE) -> Claims:
+    """The same verdicts on the second gold's reward, where rows have one."""
+    done = [record for record in records if record.status == "ok" and record.per_prompt.get(SECOND)]
+    rows: dict[str, dict[int, Sequence[float]]] = {}
+    for record in done:
+        rows.setdefault(record.label, {})[record.seed] = record.per_prompt[SECOND]
+    found = judged(rows, delta_of(done), confidence, on="second gold")
+    return found if found.verdicts else Claims([])
+
+
+def agreement(first: Claims, second: Claims) -> list[str]:
+    """Lines of plain text: how many of the gold's winners the second gold confirms, and each pair it turns round."""
+    other = {(verdict.a, verdict.b): verdict for verdict in second.verdicts}
+    judged_by_both = [
+        (verdict, other[verdict.a, verdict.b])
+        for verdict in first.verdicts
+        if verdict.winner and (verdict.a, verdict.b) in other
+    ]
+    if not judged_by_both:
+        return []
+    confirmed = sum(mine.winner == its.winner for mine, its in judged_by_both)
+    turned = [(mine, its) for mine, its in judged_by_both if its.winner not in (None, mine.winner)]
+    said = f"The second gold names the same winner in {confirmed} of {len(judged_by_both)} pairs"
+    rest = len(judged_by_both) - confirmed - len(turned)
+    return [
+        f"{said}, the other one in {len(turned)}, and none in {rest}.",
+        *(f"The golds disagree. By the second, {in_words(its)}" for _, its in turned),
+    ]
 
 
 def in_words(verdict: Verdict) -> str:

@@ -193,6 +193,7 @@ def test_the_files_are_written_together_and_go_when_there_is_nothing(tmp_path: P
     assert table.groupby("on").size().to_dict() == {
         "gold reward": len(verdicts.claims(ends).verdicts),
         "gain at 2 nats": 1,
+        "gain of the best setting": 1,
     }
     write_results(folder, [cell("dpo", 1.0, 0.5)])
     assert sorted(path.name for path in folder.iterdir()) == ["records.jsonl", "table.csv", "table.md"]

@@ -115,14 +115,21 @@ Context:
 - One human against the others: 88.0% of pairs
 - Machine: device cpu, torch 2.13.0
 
-All columns:
+Scores:
 
-| Method | Gold reward | Gain over SFT | Win rate | KL, nats | Proxy reward | RM accuracy | Seconds (marginal / total) \
-| Peak GiB (marginal / total) | Tokens (generated / trained / judged) | Human labels | AI labels |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| Method | Gold reward | Gain over SFT | Win rate | KL, nats | Proxy reward | RM accuracy |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
 | dpo | +1.25 [1.25, 1.25] | +1.50 [1.50, 1.50] | 1.00 [1.00, 1.00] | 2.50 [2.50, 2.50] | +0.00 [0.00, 0.00] \
-| 0.80 [0.49, 0.94] | 12.3 / 1,234.5 | 1.00 / 1.50 | 812 / 12.3k / 1.2M | 1,256 | 0 |
-| ppo (0 of 1 seeds) | – | – | – | – | – | – | – | – | – | – | – |
+| 0.80 [0.49, 0.94] |
+| ppo (0 of 1 seeds) | – | – | – | – | – | – |
+
+Costs:
+
+| Method | Seconds (marginal / total) | Peak GiB (marginal / total) | Tokens (generated / trained / judged) \
+| Labels (human / AI) |
+| --- | ---: | ---: | ---: | ---: |
+| dpo | 12.3 / 1,234.5 | 1.00 / 1.50 | 812 / 12.3k / 1.2M | 1,256 / 0 |
+| ppo (0 of 1 seeds) | – | – | – | – |
 
 Legend:
 """  # noqa: RUF001

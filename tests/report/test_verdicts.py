@@ -12,7 +12,7 @@ import pytest
 
 from alignbench.report.escape import for_markdown
 from alignbench.report.table import to_markdown, write_results
-from alignbench.report.verdicts import claims, in_words, lines, spread, to_csv
+from alignbench.report.verdicts import agreement, by_the_second_gold, claims, in_words, lines, spread, to_csv
 from alignbench.scoring.crossed import estimate
 from alignbench.scoring.paired import compare
 from alignbench.scoring.record import Record
@@ -104,6 +104,35 @@ def test_records_that_state_no_delta_are_not_compared() -> None:
     said = claims(replicates("sft", 0, **old) + replicates("dpo", 1, **old))
     assert (said.verdicts, said.delta) == ([], None)
     assert "evaluation.delta" in lines(said)[0]
+
+
+def seen_twice(label: str, first: float, second: float | None) -> list[Record]:
+    if second is None:
+        return replicates(label, first)
+    other = [r.per_prompt["reward_gold_gain"] for r in replicates(label, second)]
+    return [
+        r.model_copy(update={"per_prompt": {**r.per_prompt, "reward_gold_second_gain": gains}})
+        for r, gains in zip(replicates(label, first), other, strict=True)
+    ]
+
+
+def test_pairs_that_the_second_gold_turns_round_are_named() -> None:
+    records = [*seen_twice("sft", 0, 0), *seen_twice("dpo", 1, 1), *seen_twice("ppo", 2, -1)]
+    said = agreement(claims(records), by_the_second_gold(records))
+    assert said[0] == "The second gold names the same winner in 1 of 3 pairs, the other one in 2, and none in 0."
+    assert [line.partition(":")[0] for line in said[1:]] == [
+        "The golds disagree. By the second, sft is better than ppo",
+        "The golds disagree. By the second, dpo is better than ppo",
+    ]
+    assert f"- {for_markdown(said[1])}" in to_markdown(records)
+
+
+@pytest.mark.parametrize("second", [None, 0.0])
+def test_a_second_gold_that_is_not_there_or_cannot_tell_turns_nothing_round(second: float | None) -> None:
+    records = seen_twice("sft", 0, second) + seen_twice("dpo", 1, second)
+    said = agreement(claims(records), by_the_second_gold(records))
+    none = "The second gold names the same winner in 0 of 1 pairs, the other one in 0, and none in 1."
+    assert said == ([] if second is None else [none])
 
 
 def test_the_spread_of_a_gain_is_parted_by_where_it_comes_from() -> None:
