@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,22 @@ if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it her
 
 
 class Budget:
-    """Optimiser steps: the unit in which every method gets the same allowance."""
+    """What one run may use: optimiser steps, and where the suite has a `budget`, no more than all of that."""
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: int, share: Callable[[], float] = lambda: 0.0) -> None:
         self.max_steps = max_steps
-        self.used = 0
+        self.used = 0  # optimiser steps
+        self._share = share  # of the suite's `budget`; 1: all of it
 
     @property
     def is_spent(self) -> bool:
-        return self.used >= self.max_steps
+        """To be asked before every step. The step that spends the last of a `budget` is taken whole."""
+        return self.used >= self.max_steps or self.share >= 1
+
+    @property
+    def share(self) -> float:
+        """Of the suite's `budget`; 0 where it has none."""
+        return self._share()
 
 
 class Trial(ABC):

@@ -34,6 +34,7 @@ GIVEN = ("Trial", "Budget", "RecipeBuilder", "Work")  # classes a plugin is hand
 TUPLES = ("TokenBatch", "PreferenceBatch", "Rollout", "ActorCritic", "Inputs", "SourceRef", "SourceRoom")
 SUITE = {  # keys of a suite that hold more keys, and what they hold
     "the file": spec.Suite,
+    "budget": spec.Allowance,
     "lora": spec.Lora,
     "task": spec.Named,
     "sft": spec.Training,

@@ -40,8 +40,13 @@ class Meter:
 
     def reading(self) -> dict[str, float]:
         peak = max(self._peak_before, self._peak())
-        spent = {"seconds": time.perf_counter() - self._began, "cpu_seconds": _cpu_seconds() - self._cpu_began}
+        spent = {"seconds": self.seconds, "cpu_seconds": _cpu_seconds() - self._cpu_began}
         return {**spent, "peak_bytes": peak, "flops": self.flops, **self.counts}
+
+    @property
+    def seconds(self) -> float:
+        """Of the clock, so far."""
+        return time.perf_counter() - self._began
 
     @property
     def flops(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class LiveTrial(Trial):
         *,
         seed: int,
         max_steps: int,
+        budget: Mapping[str, float] | None = None,
         max_new_tokens: int,
         temperature: float = 1.0,
         max_completion_tokens: int | None = None,
@@ -60,8 +61,8 @@ class LiveTrial(Trial):
         stepped: Callable[[int], None] = lambda used: None,
         beside: Callable[[], Iterable[Resident]] = tuple,
     ) -> None:
-        """`stepped` is called after each optimiser step, with their number; `beside` gives the models that rewards may
-        run."""
+        """`budget`: what the run may spend, by unit, as in the suite. `stepped` is called after each optimiser step,
+        with their number; `beside` gives the models that rewards may run."""
         self._resident = resident
         self._config = config
         self._adapter = resident.add_adapter(POLICY, seed)
@@ -98,7 +99,9 @@ class LiveTrial(Trial):
             if preferences is None
             else Dataset.from_dict({name: [row.get(name) for row in preferences] for name in PREFERENCE_COLUMNS})
         )
-        self.budget = Budget(max_steps)
+        self._allowed = dict(budget or {})
+        self._episodes = 0  # completions learned from so far: sampled ones, and two of each pair read
+        self.budget = Budget(max_steps, self._share)
         self.rng = random.Random(seed)
         self.workdir = workdir
 
@@ -108,7 +111,13 @@ class LiveTrial(Trial):
         if self.preferences is None:
             raise UserError("the method asked for preferences; add 'preferences' to its `needs` or to its recipe")
         for rows in self._shuffled(len(self.preferences), self._config.per_device_train_batch_size, texts_recur=True):
+            self._episodes += 2 * len(rows)
             yield PreferenceBatch(rows, self._side(rows, "chosen"), self._side(rows, "rejected"))
+
+    def _share(self) -> float:
+        """Of the suite's `budget` that is spent, in whichever unit it is."""
+        spent = {"flops": self._meter.flops, "seconds": self._meter.seconds, "episodes": self._episodes}
+        return max((spent[unit] / amount for unit, amount in self._allowed.items()), default=0.0)
 
     def _side(self, rows: list[int], side: str) -> TokenBatch:
         assert self.preferences is not None
@@ -180,7 +189,7 @@ class LiveTrial(Trial):
             self._meter,
             {"trial.generator": self._generator.get_state(), **self._rest()},
             {"rng": self.rng.getstate(), "streams": self._streams, "used": self.budget.used, "gaps": gaps,
-             "state": self.state},
+             "state": self.state, "episodes": self._episodes},
         )  # fmt: skip
 
     def _resume(self) -> None:
@@ -199,7 +208,7 @@ class LiveTrial(Trial):
         with torch.no_grad():
             for name, tensor in rest.items():
                 tensor.copy_(saved.tensors[name])
-        self.budget.used = saved.values["used"]
+        self.budget.used, self._episodes = saved.values["used"], saved.values["episodes"]
         self.state.clear()
         self.state.update(saved.values["state"])
         self._resumed = [(count, size, rows) for count, size, rows in saved.values["streams"]]
@@ -231,6 +240,7 @@ class LiveTrial(Trial):
         with self._resident.using(POLICY):
             rollout = sample_texts(self._resident, prompts, limit, self._at(temperature), self._generator)
         self._meter.add(tokens_generated=int(rollout.tokens.is_response.sum()))
+        self._episodes += len(prompts)
         return rollout
 
     def logprobs(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
@@ -329,7 +339,7 @@ class LiveTrial(Trial):
             self._progress(self.budget.used, self.budget.max_steps, **self._latest)
 
     def _ready(self, count: float) -> None:
-        if self.budget.is_spent:
+        if self.budget.used >= self.budget.max_steps:
             raise RuntimeError(
                 f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
             )
@@ -340,7 +350,8 @@ class LiveTrial(Trial):
         """The optimiser, with every weight it steps open to gradients."""
         if self._optimizer is None:
             rate = self._config.learning_rate
-            self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
+            trained = [(self._adapter + self._extra, rate)]
+            self._optimizer = Optimizer(trained, self._config, self.budget.max_steps, self._share)
         for weight in self._critic:
             weight.requires_grad_(True)  # PEFT switched it off with the adapter
         return self._optimizer

@@ -179,6 +179,7 @@ class _Layout:
         return Train.stage(
             {"start": inputs.start, "preferences": inputs.preferences, "reward": _fitted(inputs.reward)},
             **self.rule(self.config), seed=self.seed, max_steps=self.max_steps,
+            budget=None if self.suite.budget is None else self.suite.budget.by_unit,
             temperature=self.suite.temperature,
             snapshots=self.snapshot_steps, reward=self.unfitted(inputs.reward),
         )  # fmt: skip

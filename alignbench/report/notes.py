@@ -43,7 +43,11 @@ def _remarks(record: Record) -> list[str]:
     if record.status == "failed" or done is None:
         return []
     said = []
-    if done.steps != done.max_steps:
+    if done.budget_share is not None and done.budget_share >= 1:
+        said.append(f"{done.steps} optimiser steps spent the budget")
+    elif done.budget_share is not None:
+        said.append(f"{done.steps} optimiser steps ended it at {done.budget_share:.0%} of the budget")
+    elif done.steps != done.max_steps:
         said.append(f"{done.steps} of {done.max_steps} optimiser steps were used")
     if not done.moved:
         said.append("the adapter did not move from its start")

@@ -78,7 +78,9 @@ def _training(key: str | None, cell: PlannedCell, store: Store) -> dict[str, Any
         return None
     said = read_json(folder / "policy.json")
     most = said["max_steps"] if cell.snapshot is None or cell.snapshot["name"] != "step" else cell.snapshot["value"]
-    return {"steps": min(said["steps"], most), "max_steps": most, "moved": said["moved"]}
+    is_end = said["steps"] <= most
+    share = said.get("budget_share") if is_end else None
+    return {"steps": min(said["steps"], most), "max_steps": most, "moved": said["moved"], "budget_share": share}
 
 
 def _cost(

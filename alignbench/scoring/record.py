@@ -130,6 +130,7 @@ class Training(_Part):
     steps: NonNegativeInt  # of the optimiser
     max_steps: NonNegativeInt  # what the suite allows
     moved: bool  # whether the saved adapter changes the start point at all
+    budget_share: NonNegativeFloat | None = None  # of the suite's `budget`, spent at the end; None: it has none
 
 
 class Distribution(_Part):

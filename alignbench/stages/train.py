@@ -32,6 +32,7 @@ class Train(Kind):
         config: Mapping[str, Any]  # JSON values
         seed: int
         max_steps: int
+        budget: Mapping[str, float] | None = None  # by unit
         temperature: float
         snapshots: tuple[int, ...]  # optimiser steps after which the adapter is kept
         reward: Source | None  # an unfitted one
@@ -47,7 +48,8 @@ class Train(Kind):
         work.save_history(run.trial.history)
         budget = run.trial.budget
         facts = {"steps": budget.used, "max_steps": budget.max_steps, "moved": has_moved(work.folder)}
-        write_json(work.folder / "policy.json", {"is_start": False, **facts})
+        share = None if work.options["budget"] is None else budget.share
+        write_json(work.folder / "policy.json", {"is_start": False, **facts, "budget_share": share})
 
     def runs(self, options: Mapping[str, Any]) -> list[tuple[Contract, str]]:
         found: list[tuple[Contract, str]] = [("method", options["method"])]
@@ -87,8 +89,10 @@ class Snapshots:
         """Refuse a checkpoint whose snapshots are not all there as they were written: a killed run never makes the
         earlier ones again."""
         found = self._work.checkpoints.found
-        for step in sorted(self._steps) if found else ():
-            if found and step <= found.values["used"] and not self._is_whole(step):
+        if found is None:
+            return
+        for step in sorted(self._steps):
+            if step <= found.values["used"] and not self._is_whole(step):
                 self._work.checkpoints.refuse(f"the snapshot at step {step} is missing or altered")
                 shutil.rmtree(self._folder, ignore_errors=True)
                 return
@@ -135,7 +139,7 @@ def open_trial(work: HarnessWork, stack: ExitStack) -> OpenTrial:
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     trial = LiveTrial(
-        resident, config, seed=work.seed, max_steps=o.max_steps, temperature=o.temperature,
+        resident, config, seed=work.seed, max_steps=o.max_steps, budget=o.budget, temperature=o.temperature,
         max_new_tokens=work.task.max_new_tokens, max_completion_tokens=work.task.max_completion_tokens,
         prompts=work.task.prompts("train"), meter=work.meter, workdir=workdir, reward=reward,
         progress=work.progress, checkpoints=work.checkpoints, stepped=snapshots.stepped, beside=work.residents,

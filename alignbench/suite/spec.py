@@ -95,6 +95,26 @@ class Lora(Config):
     layers: PositiveInt | None = None  # how many of the topmost layers carry adapters; None: all
 
 
+class Allowance(Config):
+    """What each training run may spend, in one unit, the same for every row. Labels are `comparisons.pairs`' to set."""
+
+    flops: PositiveFloat | None = None  # floating-point operations: training, rollouts, and judging them
+    seconds: PositiveFloat | None = None  # of the clock: no two runs are then alike
+    episodes: PositiveInt | None = None  # completions learned from: sampled ones, and two of each pair read
+
+    @model_validator(mode="after")
+    def _is_in_one_unit(self) -> Allowance:
+        if len(self.by_unit) != 1:
+            raise ValueError(
+                f"should name one of {', '.join(type(self).model_fields)}, got {len(self.by_unit)} of them"
+            )
+        return self
+
+    @property
+    def by_unit(self) -> dict[str, float]:
+        return {unit: float(amount) for unit, amount in self if amount is not None}
+
+
 class Training(OptimizerConfig):
     """The supervised start."""
 
@@ -190,6 +210,9 @@ class Suite(Config):
     """Part of what a policy is: p(token) is softmax(logits / temperature) in rollouts, labelled samples, evaluation and
     every log-probability and KL. The supervised start is trained at 1."""
     max_steps: NonNegativeInt = 64  # optimiser steps, per method
+    budget: Allowance | None = None
+    """What ends a run beside `max_steps`, whichever comes first: the step that spends the last of it is taken whole. A
+    linear learning rate falls to 0 with it."""
     snapshots: Annotated[int, Field(ge=0, le=1000)] = 0  # places along each run that are scored like its end; 0: none
     checkpoint_seconds: Annotated[FiniteFloat, Field(ge=0)] = 60  # between two checkpoints of a fit; 0: none
     lora: Lora = Lora()
