@@ -206,17 +206,20 @@ def table(
     results: Annotated[Path, typer.Option(help="folder that holds <suite>/")] = Path("results"),
     readme: Annotated[Path | None, typer.Option(help="put the table between this file's result markers")] = None,
 ) -> None:
-    """Print a published table as Markdown, or put it into a README."""
-    from alignbench.report.table import inject
+    """Print a published table as Markdown, or put its first part, with what is decided, into a README."""
+    from alignbench.report.table import inject, to_brief
+    from alignbench.scoring.record import read_records
 
     page = results / suite / "table.md"
     if not page.is_file():
         raise UserError(f"{page}: no such table; run `alignbench run {suite}` first")
-    markdown = page.read_text(encoding="utf-8")
     if readme is None:
-        print(markdown)
-    else:
-        inject(readme, suite, markdown)
+        print(page.read_text(encoding="utf-8"))
+        return
+    files = [page.with_name(name) for name in ("records.jsonl", "snapshots.jsonl")]
+    records = [record for file in files if file.is_file() for record in read_records(file)]
+    link = Path(os.path.relpath(page, readme.parent)).as_posix()
+    inject(readme, suite, f"{to_brief(records)}\nAll of it: [{link}]({link}).")
 
 
 @app.command()

@@ -110,6 +110,21 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     return "\n".join([*lines, "Legend:", "", *(f"- {item}" for item in legend), ""])
 
 
+def to_brief(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
+    """For a README: the short table with what is decided of its rows, or of their best settings if they were swept."""
+    ends, _ = parted(records)
+    rows = _rows(ends, confidence, resamples)
+    said = verdicts.claims(ends, confidence)
+    tuned = tunings.tunings(records, confidence)
+    lines = [*_table(rows, columns_of(rows)), ""]
+    if tuned and tuned.said.verdicts:
+        lines += tunings.section(tuned, confidence, is_brief=True)
+    else:
+        lines += _part("Verdicts", [for_markdown(line) for line in verdicts.lines(said, confidence, is_brief=True)])
+    lines += _part("Failed", notes.failures(ends))
+    return "\n".join(lines)
+
+
 def _part(heading: str, items: Sequence[str]) -> list[str]:
     return [f"{heading}:", "", *(f"- {item}" for item in items), ""] if items else []
 

@@ -65,8 +65,9 @@ def _claims(ends: Sequence[Record], rows: dict[str, dict[int, Tuned]], confidenc
     return verdicts.judged(whole, verdicts.delta_of(ends), confidence, on="gain of the best setting")
 
 
-def section(found: Tunings, confidence: float = CONFIDENCE) -> list[str]:
-    """Lines of Markdown: a heading, the table, and below it the rule and what is claimed."""
+def section(found: Tunings, confidence: float = CONFIDENCE, *, is_brief: bool = False) -> list[str]:
+    """Lines of Markdown: a heading, the table, and below it the rule and what is claimed; `is_brief` as in
+    `verdicts.lines`."""
     by_target = [f"{name} to {found.target:+.2f}" for axis, name, _ in AXES if axis in found.to_target]
     heads = ["Method", "Trials", "Gain", "Chosen", *by_target, "Tuning: seconds / TFLOPs"]
     table = [heads, ["---", *("---:" for _ in heads[1:])]]
@@ -82,7 +83,7 @@ def section(found: Tunings, confidence: float = CONFIDENCE) -> list[str]:
     return [
         f"{HEADING}:", "",
         *(f"| {' | '.join(cells)} |" for cells in table), "",
-        *(f"- {for_markdown(note)}" for note in _notes(found, confidence)), "",
+        *(f"- {for_markdown(note)}" for note in _notes(found, confidence, is_brief)), "",
     ]  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def _spent(by_seed: dict[int, Tuned]) -> str:
     return NONE if set(parts) == {NONE} else " / ".join(parts)
 
 
-def _notes(found: Tunings, confidence: float) -> Iterator[str]:
+def _notes(found: Tunings, confidence: float, is_brief: bool) -> Iterator[str]:
     most = max(len(tuned.trials) for by_seed in found.rows.values() for tuned in by_seed.values())
     yield (
         "Each replicate chooses a row's setting on every second held-out prompt, and the gain is told on the others; "
@@ -133,7 +134,7 @@ def _notes(found: Tunings, confidence: float) -> Iterator[str]:
             "the replicates that got there."
         )
     if found.said.verdicts:
-        yield from verdicts.lines(found.said, confidence)
+        yield from verdicts.lines(found.said, confidence, is_brief=is_brief)
     for row, by_seed in found.rows.items():
         for seed, tuned in by_seed.items():
             for failure in tuned.failed:

@@ -112,6 +112,24 @@ def test_the_start_is_supervised_on_revisions_of_the_supervised_start(plan: Plan
     assert start.key != first
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (2, 3), (9, 4)])
+def test_sl_cai_passes_over_its_revisions_as_often_as_asked_and_no_further_than_the_start(
+    suite_file, tmp_path: Path, epochs: float, steps: int
+) -> None:
+    """Five revisions in batches of four: two passes are three steps, and the suite allows four."""
+    rows = [{"method": "constitutional", "config": {**CONFIG, "num_train_epochs": epochs}}]
+    sft = {"max_steps": 4, "per_device_train_batch_size": 4}
+    plan = make_plan(load_suite(suite_file(rows, sft=sft)), load_catalog())
+    store = Store(tmp_path / "store")
+    assert [record.status for record in run_here(plan, store).records] == ["ok"]
+    start = plan.stage(plan.cells[0].train, "start")
+    folder, below = store.get(start.key), store.get(start.inputs["on"])
+    assert folder is not None
+    assert below is not None
+    assert len(read_rows(folder / "history.jsonl")) == steps
+    assert len(read_rows(below / "history.jsonl")) == 4  # the start itself is not told of passes
+
+
 def test_the_judge_compares_the_new_starts_samples_by_the_same_principles(plan: Plan) -> None:
     train, plain = (plan.stage(cell.train) for cell in plan.cells)
     labels = plan.stage(train.key, "reward", "comparisons")
