@@ -24,6 +24,7 @@ class AlignmentMethod(ABC):
     summary: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS; shapes the default recipe
     kl_knob: ClassVar[str | None] = None  # the option a sweep turns; larger trains nearer the reference
+    is_control: ClassVar[bool] = False  # what it trains on carries nothing: that it learns nothing is what it is for
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def recipe(self, config: Any, build: RecipeBuilder) -> Inputs:

@@ -32,6 +32,10 @@ def moves(cls: type[AlignmentMethod]) -> bool:
     return trains(cls) and cls.kl_knob is not None
 
 
+def learns(cls: type[AlignmentMethod]) -> bool:
+    return trains(cls) and not cls.is_control
+
+
 @check(
     "method", "ends_near_its_optimum", speed="learning", applies=trains, traps=(13,),
     requires=f"After {STEPS} steps the total variation to the optimum of its objective is below {GATE}; a method that "
@@ -52,7 +56,7 @@ def _(lab: MethodLab) -> None:
 
 
 @check(
-    "method", "turned_labels_turn_the_policy", speed="learning", shapes=("llama",), applies=trains,
+    "method", "turned_labels_turn_the_policy", speed="learning", shapes=("llama",), applies=learns,
     requires="Training raises the expected reward, and lowers it with chosen and rejected, or the sign, exchanged.",
     cause="a sign, an absolute value, or a signal that does not depend on labels and rewards",
 )  # fmt: skip

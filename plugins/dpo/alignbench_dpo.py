@@ -76,6 +76,7 @@ def dpo_loss(margin: Tensor, beta: float, loss_type: LossType = "sigmoid", label
 class PermutedDPO(DPO):
     name = "dpo_permuted"
     summary = "DPO on pairs whose labels carry nothing; a control"
+    is_control = True
 
     def recipe(self, config: DPO.Config, build: RecipeBuilder) -> Inputs:
         inputs = super().recipe(config, build)
