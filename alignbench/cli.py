@@ -207,6 +207,7 @@ def table(
     readme: Annotated[Path | None, typer.Option(help="put the table between this file's result markers")] = None,
 ) -> None:
     """Print a published table as Markdown, or put its first part, with what is decided, into a README."""
+    from alignbench.report.publish import FILES
     from alignbench.report.table import inject, to_brief
     from alignbench.scoring.record import read_records
 
@@ -216,8 +217,10 @@ def table(
     if readme is None:
         print(page.read_text(encoding="utf-8"))
         return
-    files = [page.with_name(name) for name in ("records.jsonl", "snapshots.jsonl")]
-    records = [record for file in files if file.is_file() for record in read_records(file)]
+    ends, along = (page.with_name(name) for name in FILES[:4:3])
+    if not ends.is_file():
+        raise UserError(f"{ends}: no such records, so there is nothing to tell; run `alignbench run {suite}` first")
+    records = [record for file in (ends, along) if file.is_file() for record in read_records(file)]
     link = Path(os.path.relpath(page, readme.parent)).as_posix()
     inject(readme, suite, f"{to_brief(records)}\nAll of it: [{link}]({link}).")
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from alignbench.errors import UserError
 from alignbench.scoring.paired import holm
 from alignbench.scoring.record import Record, read_records
 
@@ -54,8 +55,11 @@ class Held(NamedTuple):
 
 
 def held(reference: Iterable[Record], fresh: Iterable[Record]) -> list[Held]:
-    """Every number of every row. ValueError if a row failed or is not in both."""
+    """Every number of every row. ValueError if a row failed, is not in both, or has a seed of the reference's."""
     then, now = _by_row(reference), _by_row(fresh)
+    seeds = [{record.seed for records in rows.values() for record in records} for rows in (then, now)]
+    if common := seeds[0] & seeds[1]:
+        raise ValueError(f"seed {min(common)} is of the reference itself; run the suite on others")
     if then.keys() != now.keys():
         raise ValueError(f"rows differ: {sorted(then)} in the reference, {sorted(now)} now")
     found = []
@@ -106,7 +110,7 @@ def run(replicates: int) -> list[Record]:
         command = [sys.executable, "-m", "alignbench.cli", "run", str(suite), "--results", folder]
         ran = subprocess.run(command, check=False, capture_output=True, text=True)
         if ran.returncode:
-            raise SystemExit(ran.stdout + ran.stderr)
+            raise UserError(f"the suite did not run: {(ran.stderr or ran.stdout).strip()}")
         return list(read_records(Path(folder, SUITE.stem, "records.jsonl")))
 
 
@@ -117,8 +121,13 @@ def main() -> int:
     parser.add_argument("--replicates", type=int, default=5, help="fresh ones; default 5")
     parser.add_argument("--records", type=Path, help="records of a run of the suite, in place of fresh ones")
     asked = parser.parse_args()
-    fresh = list(read_records(asked.records)) if asked.records else run(asked.replicates)
-    found = held(read_records(REFERENCE), fresh)
+    try:
+        reference = list(read_records(REFERENCE))  # before minutes are spent on what is held against it
+        fresh = list(read_records(asked.records)) if asked.records else run(asked.replicates)
+        found = held(reference, fresh)
+    except (OSError, ValueError, UserError) as error:
+        print(f"benchmarks.reference: {error}", file=sys.stderr)
+        return 2
     for each in sorted(found, key=lambda each: each.p):
         print(
             f"{'LEAVES' if each.leaves else 'within'}  {each.row:16} {each.number:24} {each.reference:+.4f} "

@@ -26,7 +26,7 @@ TABLE = {
     "engine": "api errors suite.machine suite.spec",
     "feedback": "api engine errors hookspecs suite.spec",
     "tasks": "api assets engine errors feedback hookspecs store",
-    "scoring": "api engine errors rl store",
+    "scoring": "api engine errors rl store suite",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
     "report": "errors scoring.crossed scoring.frontier scoring.glossary scoring.paired scoring.record scoring.stats "

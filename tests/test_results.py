@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDERS = sorted((Path(__file__).parents[1] / "results").glob("oracle*"))
@@ -28,3 +29,22 @@ def test_every_method_ends_within_two_percent_of_its_optimum_on_five_seeds(folde
     for label, by_seed in distances.items():
         assert sorted(by_seed) == [0, 1, 2, 3, 4], label
         assert max(by_seed.values()) <= GATE, label
+
+
+REFERENCE = Path(__file__).parents[1] / "results/reference/records.jsonl"
+
+
+@pytest.mark.parametrize("estimator", ["kl_nats_exact", "kl_nats_k1", "kl_nats_k3", "reward_gold"])
+def test_over_twenty_replicates_each_estimator_has_the_mean_of_what_it_estimates(estimator: str) -> None:
+    """Rows of one replicate share their draws, so their errors are averaged before their spread is taken. Two standard
+    errors; a bias of the estimator's own formula would be there in every replicate."""
+    errors: dict[int, list[float]] = defaultdict(list)
+    for line in REFERENCE.read_text().splitlines():
+        record = json.loads(line)
+        true = record["metrics"].get(f"{'reward_gold' if 'gold' in estimator else 'kl_nats'}_enumerated")
+        if true is not None and record["label"] != "sft":
+            errors[record["seed"]].append(record["metrics"][estimator] - true)
+    assert len(errors) == 20
+    assert {len(rows) for rows in errors.values()} == {4}
+    means = [np.mean(rows) for rows in errors.values()]
+    assert abs(np.mean(means)) < 2 * np.std(means, ddof=1) / np.sqrt(len(means))

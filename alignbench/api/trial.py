@@ -21,19 +21,27 @@ if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it her
 class Budget:
     """What one run may use: optimiser steps, and where the suite has a `budget`, no more than all of that."""
 
-    def __init__(self, max_steps: int, share: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, max_steps: int, share: Callable[[], float] = lambda: 0.0, is_mid_step: Callable[[], bool] = lambda: False
+    ) -> None:
         self.max_steps = max_steps
         self.used = 0  # optimiser steps
         self._share = share  # of the suite's `budget`; 1: all of it
+        self._is_mid_step = is_mid_step  # while passes are gathered for a step
+
+    @property
+    def steps_left(self) -> int:
+        """To be asked before every step on data that is there: what was sampled is learned from, whatever it spent."""
+        return self.max_steps - self.used
 
     @property
     def is_spent(self) -> bool:
-        """To be asked before every step. The step that spends the last of a `budget` is taken whole."""
-        return self.used >= self.max_steps or self.share >= 1
+        """To be asked before a batch or a rollout, which is then learned from whole."""
+        return self.steps_left <= 0 or (self.share >= 1 and not self._is_mid_step())
 
     @property
     def share(self) -> float:
-        """Of the suite's `budget`; 0 where it has none."""
+        """Spent of the suite's `budget`; 0 where it has none."""
         return self._share()
 
 

@@ -18,11 +18,7 @@ class Optimizer:
     """AdamW with clipping, warm-up and schedule. Weights below float32 are stepped through float32 masters, because a
     bfloat16 weight of 1.0 cannot take an update smaller than 0.004."""
 
-    def __init__(
-        self, groups: Sequence[Group], config: OptimizerConfig, max_steps: int,
-        share: Callable[[], float] = lambda: 0.0,
-    ) -> None:  # fmt: skip
-        """`share`: of a budget in another unit than steps. A linear schedule is as far as the further of the two."""
+    def __init__(self, groups: Sequence[Group], config: OptimizerConfig, max_steps: int) -> None:
         self.config = config
         self.steps = 0
         self.trained: list[nn.Parameter] = [p for parameters, _ in groups for p in parameters]
@@ -33,7 +29,7 @@ class Optimizer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, _schedule(config, max_steps, share))
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, _schedule(config, max_steps))
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradient; the step divides nothing."""
@@ -77,6 +73,11 @@ class Optimizer:
         return float(norm)
 
     @property
+    def is_mid_step(self) -> bool:
+        """Whether passes wait for others to make a step of."""
+        return self._pending > 0
+
+    @property
     def is_between_steps(self) -> bool:
         """Whether no pass waits for its step: a gradient half gathered is in no checkpoint."""
         return self._pending == 0 and all(p.grad is None for p in self.trained)
@@ -112,14 +113,13 @@ class Optimizer:
         self.steps = values["steps"]
 
 
-def _schedule(config: OptimizerConfig, max_steps: int, share: Callable[[], float]) -> Callable[[int], float]:
+def _schedule(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / (config.warmup_steps + 1)
         if config.lr_scheduler_type == "constant":
             return 1.0
-        spent = share() if step else 0.0  # what made the first batch has no step before it to lower
-        return max(0.0, min((max_steps - step) / max(1, max_steps - config.warmup_steps), 1 - spent))
+        return max(0.0, (max_steps - step) / max(1, max_steps - config.warmup_steps))
 
     return factor
 

@@ -63,7 +63,7 @@ class Resident:
         self._targets = _targets(self.base, lora)  # by block, named before any adapter wraps them
         self._layers_of: dict[str, int] = {}  # adapter -> how many of the topmost blocks carry it
         for start in starts:
-            self._put_on("start", 0, self._layers_in(start))
+            self._put_on("start", 0, None)  # on all layers: it adds nothing where the file has none
             self.base = self._filled("start", start).merge_and_unload().requires_grad_(False)
             self._peft = None
         self.passes, self.active = install(self.base, kernels, adapted=lora.layers, without=without)
@@ -95,7 +95,9 @@ class Resident:
         count = layers or len(self._targets)
         if count > len(self._targets):
             have = len(self._targets)
-            raise UserError(f"lora.layers: {count} asked for, the model has {have}; lower it or leave it out")
+            raise UserError(
+                f"layers: {count} asked for adapter '{name}', the model has {have}; lower it or leave it out"
+            )
         self._layers_of[name] = count
         config = LoraConfig(
             r=self.lora.r,
@@ -114,11 +116,6 @@ class Resident:
                 self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
         self._peft.eval()
         return self._peft
-
-    def _layers_in(self, folder: Path) -> int:
-        """How many of the topmost blocks the adapter saved in `folder` is on."""
-        on = set(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"])
-        return sum(1 for block in self._targets if on & set(block))
 
     def _filled(self, name: str, folder: Path) -> PeftModel:
         """Adapter `name` has the weights that `save_adapter` left in `folder`."""

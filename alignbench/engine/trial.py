@@ -101,7 +101,7 @@ class LiveTrial(Trial):
         )
         self._allowed = dict(budget or {})
         self._episodes = 0  # completions learned from so far: sampled ones, and two of each pair read
-        self.budget = Budget(max_steps, self._share)
+        self.budget = Budget(max_steps, self._share, lambda: bool(self._optimizer and self._optimizer.is_mid_step))
         self.rng = random.Random(seed)
         self.workdir = workdir
 
@@ -339,7 +339,7 @@ class LiveTrial(Trial):
             self._progress(self.budget.used, self.budget.max_steps, **self._latest)
 
     def _ready(self, count: float) -> None:
-        if self.budget.used >= self.budget.max_steps:
+        if self.budget.steps_left <= 0:
             raise RuntimeError(
                 f"the budget of {self.budget.max_steps} optimiser steps is spent; check it before stepping"
             )
@@ -350,8 +350,7 @@ class LiveTrial(Trial):
         """The optimiser, with every weight it steps open to gradients."""
         if self._optimizer is None:
             rate = self._config.learning_rate
-            trained = [(self._adapter + self._extra, rate)]
-            self._optimizer = Optimizer(trained, self._config, self.budget.max_steps, self._share)
+            self._optimizer = Optimizer([(self._adapter + self._extra, rate)], self._config, self.budget.max_steps)
         for weight in self._critic:
             weight.requires_grad_(True)  # PEFT switched it off with the adapter
         return self._optimizer

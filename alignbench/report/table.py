@@ -36,7 +36,7 @@ from alignbench.report.publish import FILES, better_kept
 from alignbench.report.publish import check_writable as check_writable  # for those who import it from here
 from alignbench.report.summary import TEXT, summarise
 from alignbench.scoring.glossary import GLOSSARY
-from alignbench.scoring.record import Record, parted, write_records
+from alignbench.scoring.record import Context, Record, parted, write_records
 from alignbench.scoring.stats import CONFIDENCE, RESAMPLES
 from alignbench.store import write_text
 
@@ -110,9 +110,12 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     return "\n".join([*lines, "Legend:", "", *(f"- {item}" for item in legend), ""])
 
 
-def to_brief(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
-    """For a README: the short table with what is decided of its rows, or of their best settings if they were swept."""
+def to_brief(records: Sequence[Record]) -> str:
+    """For a README: the short table with what is decided of its rows, or of their best settings if they were swept. The
+    level of intervals and claims is what the first record's suite asked for."""
     ends, _ = parted(records)
+    asked = ends[0].context if ends else Context()
+    confidence, resamples = asked.confidence or CONFIDENCE, asked.bootstrap or RESAMPLES
     rows = _rows(ends, confidence, resamples)
     said = verdicts.claims(ends, confidence)
     tuned = tunings.tunings(records, confidence)

@@ -54,8 +54,10 @@ def tunings(records: Sequence[Record], confidence: float = CONFIDENCE) -> Tuning
         return None
     spreads = [r.context.start_gold_sd for r in ends if r.context.start_gold_sd]
     target = TARGET * fmean(spreads) if spreads else None
+    allowed = {(label, seed) for by_seed in rows.values() for seed, tuned in by_seed.items() for label in tuned.trials}
+    trials = [record for record in records if (record.label, record.seed) in allowed]
     told = [axis for axis, _, _ in AXES if any(getattr(r.cost.total, axis) is not None for r in ends)]
-    reached = {} if target is None else {axis: to_target(records, target, axis) for axis in told}
+    reached = {} if target is None else {axis: to_target(trials, target, axis) for axis in told}
     return Tunings(rows, target, reached, _claims(ends, rows, confidence))
 
 
@@ -107,7 +109,7 @@ def _chosen(row: str, by_seed: dict[int, Tuned]) -> str:
 def _reached(targets: dict[int, Target], shown: Callable[[float], str]) -> str:
     places = [target.x for target in targets.values() if target.x is not None]
     if not places:
-        return "not reached"
+        return "not reached" if any(target.why.startswith("not reached") for target in targets.values()) else NONE
     return shown(fmean(places)) + ("" if len(places) == len(targets) else f" ({len(places)} of {len(targets)})")
 
 
@@ -130,8 +132,8 @@ def _notes(found: Tunings, confidence: float, is_brief: bool) -> Iterator[str]:
     if found.target is not None:
         yield (
             f"{found.target:+.2f} is half a standard deviation of the start's gold. The cost of it is the least at "
-            "which a setting or snapshot of the row was measured there, with every stage it rests on, the mean over "
-            "the replicates that got there."
+            "which one of these trials, or a snapshot of it, was measured there, with every stage it rests on, the "
+            "mean over the replicates that got there."
         )
     if found.said.verdicts:
         yield from verdicts.lines(found.said, confidence, is_brief=is_brief)

@@ -6,8 +6,9 @@ falls out. Statistics are `scoring.paired`'s; here are its inputs from records, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import sqrt
+from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
@@ -71,8 +72,13 @@ def judged(
 
 def delta_of(records: Sequence[Record]) -> float | None:
     """The suite's share of the start's standard deviation, the mean over replicates."""
-    points = [r.context.delta * r.context.start_gold_sd for r in records if r.context.delta and r.context.start_gold_sd]
-    return sum(points) / len(points) if points else None
+    return _delta((r.context.delta, r.context.start_gold_sd) for r in records)
+
+
+def _delta(of: Iterable[tuple[float | None, float | None]]) -> float | None:
+    """`of`: share and standard deviation of each replicate's row."""
+    points = [share * sd for share, sd in of if share and sd]
+    return fmean(points) if points else None
 
 
 def _sampling(records: Sequence[Record]) -> dict[str, float]:
@@ -92,18 +98,16 @@ def by_the_second_gold(records: Sequence[Record], confidence: float = CONFIDENCE
     rows: dict[str, dict[int, Sequence[float]]] = {}
     for record in done:
         rows.setdefault(record.label, {})[record.seed] = record.per_prompt[SECOND]
-    found = judged(rows, delta_of(done), confidence, on="second gold")
+    delta = _delta((r.context.delta, r.context.start_gold_second_sd) for r in done)
+    found = judged(rows, delta, confidence, on="second gold")
     return found if found.verdicts else Claims([])
 
 
 def agreement(first: Claims, second: Claims) -> list[str]:
     """Lines of plain text: how many of the gold's winners the second gold confirms, and each pair it turns round."""
-    other = {(verdict.a, verdict.b): verdict for verdict in second.verdicts}
-    judged_by_both = [
-        (verdict, other[verdict.a, verdict.b])
-        for verdict in first.verdicts
-        if verdict.winner and (verdict.a, verdict.b) in other
-    ]
+    other = {frozenset((verdict.a, verdict.b)): verdict for verdict in second.verdicts}
+    pairs = [(verdict, other.get(frozenset((verdict.a, verdict.b)))) for verdict in first.verdicts if verdict.winner]
+    judged_by_both = [(mine, its) for mine, its in pairs if its is not None]
     if not judged_by_both:
         return []
     confirmed = sum(mine.winner == its.winner for mine, its in judged_by_both)
@@ -163,9 +167,10 @@ def lines(said: Claims, confidence: float = CONFIDENCE, *, is_brief: bool = Fals
     ordered = sorted(said.verdicts, key=lambda verdict: ORDER.index(verdict.verdict))  # stable: rows stay in order
     if is_brief:
         decided = [verdict for verdict in ordered if verdict.verdict in ("better", "equivalent")]
-        open_pairs = len(ordered) - len(decided)
-        rest = [f"{open_pairs} of {len(ordered)} pairs are undecided; table.md says what would decide them"]
-        return [*map(in_words, decided), *(rest if open_pairs else [])]
+        counts = {word: sum(v.verdict == word for v in ordered) for word in ("undecided", "not compared")}
+        ends = {"undecided": "table.md says what would decide them", "not compared": "table.md says why"}
+        rest = [f"{n} of {len(ordered)} pairs are {word}; {ends[word]}" for word, n in counts.items() if n]
+        return [*map(in_words, decided), *rest]
     shown, left = ordered[:MOST_PAIRS], len(ordered) - MOST_PAIRS
     rule = (
         f"Every pair of rows, on {said.on}: better, p by Holm over {len(said.verdicts)} pairs at "

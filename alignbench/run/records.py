@@ -62,6 +62,7 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
                 "share": plan.suite.share, "delta": plan.suite.evaluation.delta,
+                "confidence": plan.suite.evaluation.confidence, "bootstrap": plan.suite.evaluation.bootstrap,
                 "model": near(plan.suite.model), "task": plan.task_in_words,
                 "comparisons": f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}",
             },

@@ -15,20 +15,18 @@ import hashlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, ValidationError
+from pydantic import NonNegativeFloat
 
-from alignbench.errors import UserError
+from alignbench.api import Config
+from alignbench.suite.source import opening, read, validated
 
 HOUR, MILLION = 3600, 1_000_000
 
 
-class PriceList(BaseModel):
+class PriceList(Config):
     """Dollars a unit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device_hour: Mapping[str, NonNegativeFloat] = {}
     cpu_core_hour: NonNegativeFloat | None = None
@@ -65,19 +63,6 @@ class Prices(NamedTuple):
 
 def load_prices(path: Path) -> Prices:
     """UserError, in one line, for a file that is no price list."""
-    try:
-        text = path.read_bytes()
-        data: Any = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a YAML file of prices") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML: {said}; see benchmarks/prices/example.yaml") from None
-    try:
-        found = PriceList.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        allowed = ", ".join(PriceList.model_fields)
-        raise UserError(f"{path}: {where}: {first['msg']}; allowed: {allowed}, in dollars") from None
-    return Prices(found, path.name, hashlib.sha256(text).hexdigest())
+    data, source = read(path, "a file of prices", "`cpu_core_hour: 0.05`")
+    found = validated(PriceList, data, lambda loc: opening(source.where(loc), loc))
+    return Prices(found, path.name, hashlib.sha256(path.read_bytes()).hexdigest())

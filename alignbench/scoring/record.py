@@ -116,9 +116,12 @@ class Context(_Part):
     task: str = ""
     comparisons: str = ""  # who labelled the human comparisons
     start_gold_sd: NonNegativeFloat | None = None  # of the supervised start's gold, over prompts and samples
+    start_gold_second_sd: NonNegativeFloat | None = None  # the same by the second gold
     samples_per_prompt: NonNegativeInt | None = None  # completions that the row was scored on
     share: tuple[str, ...] = ()  # what all replicates have in common beside gold and held-out prompts
     delta: NonNegativeFloat | None = None  # of start_gold_sd: rows no further apart than this count as equivalent
+    confidence: float | None = None  # level of the suite's intervals
+    bootstrap: NonNegativeInt | None = None  # resamples of an interval over prompts alone
     human_accuracy: float | None = None  # one rater against the others: the ceiling of reward-model accuracy
     gold_card: Mapping[str, JsonValue] = {}  # how well the gold reward agrees with held-out humans
     machine: Mapping[str, JsonValue] = {}

@@ -65,7 +65,7 @@ class Score(Kind):
         metrics |= _text(rows, weights, work.seed)
         spent = (read_json(work.place(name) / SPENT) for name in ("completions", "proxy"))
         used = 1 if decoding is None else decoding.samples_used
-        metrics |= deployment(used, decoding is not None, len(rows), *spent)._asdict()
+        metrics |= deployment(used, used > 1, len(rows), *spent)._asdict()
         kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact",
                 "reward_gold_second", "reward_gold_second_gain")  # fmt: skip
         write_json(
@@ -78,6 +78,7 @@ class Score(Kind):
                     "human_accuracy": card["human_accuracy"],
                     "gold_card": read_json(work.place("gold_card") / "card.json"),
                     "start_gold_sd": start_sd,
+                    "start_gold_second_sd": _second_sd(work),
                     "samples_per_prompt": gold.shape[1],
                 },
             },
@@ -144,6 +145,11 @@ def _of_the_golds(work: HarnessWork, weights: Tensor) -> dict[str, Tensor]:
         start = work.rewards("baseline_second_gold").view(len(weights), -1).mean(1)
         found["reward_gold_second_gain"] = reward - start
     return found
+
+
+def _second_sd(work: HarnessWork) -> float | None:
+    """Of the start's samples by the second gold, where there is one."""
+    return float(work.rewards("baseline_second_gold").std()) if "second_gold" in work.stage.inputs else None
 
 
 def _text(rows: list[dict[str, Any]], weights: Tensor, seed: int) -> dict[str, float]:

@@ -99,14 +99,14 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 _Loader.add_implicit_resolver(f"{_TAG}float", _EXPONENT, list("-+0123456789"))
 
 
-def read(path: Path) -> tuple[dict[str, Any], Source]:
-    """The file's mapping, and where its keys stand."""
+def read(path: Path, kind: str = "a suite file", least: str = "`methods: [dpo]`") -> tuple[dict[str, Any], Source]:
+    """The file's mapping, and where its keys stand. `kind` and `least`: what it should be, and hold."""
     try:
         raw = path.read_bytes()
     except IsADirectoryError:
-        raise UserError(f"{path}: this is a folder; name a suite file") from None
+        raise UserError(f"{path}: this is a folder; name {kind}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; give the path of a suite file") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; give the path of {kind}") from None
     line = 1
     try:
         text = raw.decode("utf-8-sig")
@@ -115,7 +115,7 @@ def read(path: Path) -> tuple[dict[str, Any], Source]:
         if isinstance(node, yaml.MappingNode):
             return loader.plain(node), Source(path, loader.lines, text)
         line = node.start_mark.line + 1 if node else 1
-        problem = f"{'should be a mapping' if node else 'the file is empty'}; it needs at least `methods: [dpo]`"
+        problem = f"{'should be a mapping' if node else 'the file is empty'}; it needs at least {least}"
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         problem = "this is not UTF-8 text; save it as UTF-8"
@@ -128,7 +128,7 @@ def read(path: Path) -> tuple[dict[str, Any], Source]:
         what = " ".join(str(error.problem or error.context).split())
         problem = f"cannot be read as YAML: {what}; mend the text here or just above"
     except RecursionError:
-        problem = "nested too deeply; a suite has few levels"
+        problem = "nested too deeply; few levels are needed"
     raise UserError(f"{path}:{line}: {problem}")
 
 

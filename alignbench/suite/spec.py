@@ -211,8 +211,8 @@ class Suite(Config):
     every log-probability and KL. The supervised start is trained at 1."""
     max_steps: NonNegativeInt = 64  # optimiser steps, per method
     budget: Allowance | None = None
-    """What ends a run beside `max_steps`, whichever comes first: the step that spends the last of it is taken whole. A
-    linear learning rate falls to 0 with it."""
+    """What ends a run beside `max_steps`, whichever comes first: the batch or rollout that spends the last of it is
+    still learned from. Learning rates follow `max_steps` alone, so give them as constant."""
     snapshots: Annotated[int, Field(ge=0, le=1000)] = 0  # places along each run that are scored like its end; 0: none
     checkpoint_seconds: Annotated[FiniteFloat, Field(ge=0)] = 60  # between two checkpoints of a fit; 0: none
     lora: Lora = Lora()

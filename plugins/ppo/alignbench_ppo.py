@@ -119,14 +119,14 @@ def collect(
 
 
 def optimise(trial: Trial, episodes: Episodes, value_head: Any, config: PPO.Config) -> None:
-    """`num_ppo_epochs` passes over the episodes in shuffled minibatches, or until the budget is spent."""
+    """`num_ppo_epochs` passes over the episodes in shuffled minibatches, or until no step is left."""
     import torch
 
     count = len(episodes.logprobs)
     for _ in range(config.num_ppo_epochs):
         order = torch.tensor(trial.rng.sample(range(count), count), device=trial.device)
         for rows in _slices(count, config.per_device_train_batch_size):
-            if trial.budget.is_spent:
+            if not trial.budget.steps_left:
                 return
             _step(trial, episodes.some(order[rows]), value_head, config)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignbench.scoring.record import Record
-from benchmarks.reference import NUMBERS, held
+from alignbench.scoring.record import Record, read_records
+from benchmarks.reference import NUMBERS, REFERENCE, held, run
 
 rng = np.random.default_rng(0)
 
@@ -52,8 +52,16 @@ def test_what_never_varied_may_not_begin_to(now: float, leaves: bool) -> None:
 
 def test_a_row_that_failed_or_is_missing_is_not_passed_over() -> None:
     with pytest.raises(ValueError, match=r"rows differ: \['dpo', 'ppo'\] in the reference, \['ppo'\] now"):
-        held(records("ppo", 3) + records("dpo", 3), records("ppo", 3))
-    with pytest.raises(ValueError, match="'ppo' seed 0 failed: boom"):
-        held(records("ppo", 3), records("ppo", 1, status="failed", cause="boom", metrics={}))
+        held(records("ppo", 3) + records("dpo", 3), records("ppo", 3, 9))
+    with pytest.raises(ValueError, match="'ppo' seed 9 failed: boom"):
+        held(records("ppo", 3), records("ppo", 1, 9, status="failed", cause="boom", metrics={}))
     with pytest.raises(ValueError, match="'ppo' has reward_gold only in the reference"):
-        held(records("ppo", 3), records("ppo", 3, metrics={"kl_nats_exact": 1.0}))
+        held(records("ppo", 3), records("ppo", 3, 9, metrics={"kl_nats_exact": 1.0}))
+    with pytest.raises(ValueError, match="seed 2 is of the reference itself"):
+        held(records("ppo", 3), records("ppo", 3, 2))
+
+
+def test_the_engine_as_it_is_stays_within_the_committed_reference() -> None:
+    found = held(read_records(REFERENCE), run(2))
+    assert [(each.row, each.number) for each in found if each.leaves] == []
+    assert {each.row for each in found} >= {"ppo", "dpo", "rlaif", "constitutional"}

@@ -1,4 +1,4 @@
-"""A budget in another unit than steps ends a run with the step that spends the last of it."""
+"""A budget in another unit than steps ends a run with the batch that spends the last of it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from alignbench.engine.meter import Meter
 from alignbench.engine.trial import LiveTrial
 from alignbench.feedback.length import Length
 from alignbench.suite.spec import Allowance
+from alignbench_ppo import PPO
 
 PROMPTS = ["the film is", "a", "the plot", "one"]
 PAIRS = [{"prompt": p, "chosen": " good", "rejected": " bad and long"} for p in PROMPTS]
@@ -35,13 +36,10 @@ def trial(resident: Any, tmp_path: Path) -> Any:
     return make
 
 
-def train(trial: LiveTrial) -> list[float]:
-    """Steps on pairs until the stream ends. The learning rate before each."""
-    rates = []
+def train(trial: LiveTrial) -> None:
+    """Steps on pairs until the stream ends."""
     for pair in trial.preference_batches():
-        rates.append(trial._stepper()._adamw.param_groups[0]["lr"])
         trial.step(-F.logsigmoid(trial.logprob_gap(pair) - trial.reference_gap(pair)).mean())
-    return rates
 
 
 @pytest.mark.parametrize(("episodes", "steps"), [(1, 1), (4, 1), (5, 2), (12, 3)])
@@ -85,11 +83,25 @@ def test_steps_end_a_run_that_has_spent_less(trial: Any) -> None:
     assert (made.budget.used, made.budget.share) == (2, 0.008)
 
 
-def test_a_linear_rate_falls_to_nothing_with_the_budget(trial: Any) -> None:
-    made = trial({"episodes": 16}, lr_scheduler_type="linear", learning_rate=1.0)
-    rates = train(made)
-    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])
-    assert made._stepper()._adamw.param_groups[0]["lr"] == 0
+@pytest.mark.parametrize(("episodes", "steps"), [(8, 1), (20, 2), (32, 2), (33, 3)])
+def test_a_step_of_several_passes_is_taken_whole(trial: Any, episodes: int, steps: int) -> None:
+    """Four passes of two pairs make a step, of 16 completions."""
+    made = trial({"episodes": episodes}, gradient_accumulation_steps=4)
+    train(made)
+    assert made.budget.used == steps
+    assert made.budget.share == 16 * steps / episodes
+    assert made.budget.is_spent
+
+
+def test_the_rollouts_that_spend_the_last_are_learned_from(trial: Any) -> None:
+    """Rounds of four episodes, two steps each: what was sampled is not thrown away."""
+    made = trial({"episodes": 4})
+    config = PPO.Config(rollout_batch_size=4, per_device_train_batch_size=2, num_ppo_epochs=1)
+    PPO().train(made, config)
+    assert (made.budget.used, made.budget.share) == (2, 1.0)
+    made = trial({"episodes": 5})
+    PPO().train(made, config)
+    assert (made.budget.used, made.budget.share) == (4, 1.6)
 
 
 def test_without_a_budget_bits_are_as_they_were(trial: Any) -> None:

@@ -333,7 +333,7 @@ def test_target_modules_are_adapted_by_name_on_both_of_two_adapters(resident):
 
 
 def test_impossible_lora_options_name_what_the_model_has(resident):
-    with pytest.raises(UserError, match=r"lora.layers: 4 asked for, the model has 3; lower it"):
+    with pytest.raises(UserError, match=r"layers: 4 asked for adapter 'policy', the model has 3; lower it"):
         resident("llama", layers=4).add_adapter("policy", 0)
     with pytest.raises(UserError, match=r"no layer named wq; the model has down_proj, gate_proj, k_proj"):
         resident("llama", target_modules=("q_proj", "wq")).add_adapter("policy", 0)

@@ -22,7 +22,7 @@ from alignbench.errors import UserError
 from alignbench.report.columns import SHORT
 from alignbench.report.notes import remarks
 from alignbench.report.summary import summarise
-from alignbench.report.table import inject, to_csv, to_markdown, to_rich, write_results
+from alignbench.report.table import inject, to_brief, to_csv, to_markdown, to_rich, write_results
 from alignbench.scoring.record import Record, read_records
 from alignbench.scoring.stats import interval_of_mean, wilson
 
@@ -320,6 +320,13 @@ def test_control_characters_reach_no_one() -> None:
         assert "\x1b[31m" not in document
     assert "| a \\[31mb c d e |" in markdown
     assert len(markdown.split("\n\n")[0].splitlines()) == 3
+
+
+def test_a_brief_table_keeps_the_level_that_the_suite_asked_for() -> None:
+    records = [record(context={"confidence": 0.5, "bootstrap": 50}, per_prompt={"reward_gold_gain": [0.0, 1.0] * 20})]
+    assert to_brief(records).splitlines()[2] == to_markdown(records, 0.5, 50).splitlines()[2]
+    assert to_brief(records).splitlines()[2] != to_markdown(records, 0.95, 50).splitlines()[2]
+    assert to_brief([]).startswith("| Method |")
 
 
 def test_long_text_is_cut() -> None:

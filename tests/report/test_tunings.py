@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alignbench.report.columns import NONE
 from alignbench.report.table import to_markdown
 from alignbench.report.tunings import section, tunings
 from alignbench.scoring.crossed import estimate
@@ -67,6 +68,24 @@ def test_a_target_costs_what_the_cheapest_place_at_it_took_with_all_it_rests_on(
     assert heads[4:6] == ["Seconds to +0.50", "TFLOPs to +0.50"]  # half of the start's standard deviation
     assert cells(lines, "dpo")[4:6] == ["60", "5"]
     assert cells(lines, "ppo")[4:6] == ["not reached", "not reached"]
+
+
+def test_a_target_is_looked_for_among_the_trials_that_count_alone() -> None:
+    """Of three values the two ends are trials, as the other row has two; the cheap one between them is none."""
+    records = [*suite(), *(record("dpo", 0.5, 1.0, seed, seconds=1.0) for seed in range(4))]
+    found = tunings(records)
+    assert found is not None
+    assert cells(section(found), "dpo")[1:5:3] == ["2", "60"]
+
+
+@pytest.mark.parametrize("lost", [{"cost": {}}, {"status": "failed", "cause": "boom", "per_prompt": {}, "metrics": {}}])
+def test_a_target_of_what_was_not_measured_is_not_called_missed(lost: dict[str, Any]) -> None:
+    records = [r for r in suite() if r.method != "ppo"]
+    records += [record("ppo", value, 0.3, seed, **lost) for value in (0.1, 1.0) for seed in range(4)]
+    found = tunings(records)
+    assert found is not None
+    assert set(cells(section(found), "ppo")[4:6]) == {NONE}
+    assert cells(section(found), "dpo")[4] == "60"
 
 
 def test_a_target_that_some_replicates_miss_says_how_many_got_there() -> None:

@@ -111,7 +111,12 @@ def seen_twice(label: str, first: float, second: float | None) -> list[Record]:
         return replicates(label, first)
     other = [r.per_prompt["reward_gold_gain"] for r in replicates(label, second)]
     return [
-        r.model_copy(update={"per_prompt": {**r.per_prompt, "reward_gold_second_gain": gains}})
+        r.model_copy(
+            update={
+                "per_prompt": {**r.per_prompt, "reward_gold_second_gain": gains},
+                "context": r.context.model_copy(update={"start_gold_second_sd": 0.5}),
+            }
+        )
         for r, gains in zip(replicates(label, first), other, strict=True)
     ]
 
@@ -125,6 +130,23 @@ def test_pairs_that_the_second_gold_turns_round_are_named() -> None:
         "The golds disagree. By the second, dpo is better than ppo",
     ]
     assert f"- {for_markdown(said[1])}" in to_markdown(records)
+
+
+def test_pairs_are_matched_in_whatever_order_the_rows_come() -> None:
+    records = [*seen_twice("sft", 0, 0), *seen_twice("dpo", 1, 1)]
+    said = agreement(claims(records), by_the_second_gold(records[::-1]))
+    assert said == ["The second gold names the same winner in 1 of 1 pairs, the other one in 0, and none in 0."]
+
+
+def test_the_second_gold_has_a_smallest_difference_of_its_own() -> None:
+    assert by_the_second_gold([*seen_twice("sft", 0, 0), *seen_twice("dpo", 1, 1)]).delta == pytest.approx(0.2 * 0.5)
+
+
+def test_a_brief_list_tells_undecided_pairs_from_those_not_compared() -> None:
+    records = replicates("sft", 0) + replicates("dpo", 1) + replicates("ppo", 1, 2)
+    said = lines(claims(records), is_brief=True)
+    assert said[-1] == "2 of 3 pairs are not compared; table.md says why"
+    assert not any("undecided" in line for line in said)
 
 
 @pytest.mark.parametrize("second", [None, 0.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,6 +118,23 @@ def test_a_missing_table_names_the_file_that_a_run_writes(alignbench) -> None:
     assert (said.code, said.out) == (2, "")
     said_once = "alignbench: results/nothing/table.md: no such table; run `alignbench run nothing` first\n"
     assert said.err == said_once
+
+
+def test_a_readme_gets_the_short_table_and_the_way_to_the_whole(alignbench, tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "results/reference", tmp_path / "results/reference")
+    readme = tmp_path / "README.md"
+    before = "# Mine\n<!-- results:reference -->\n<!-- /results:reference -->\n"
+    readme.write_text(before)
+    assert alignbench("table", "reference", "--readme", str(readme)).code == 0
+    text = readme.read_text()
+    assert "| dpo (beta=1) |" in text
+    assert "Legend" not in text
+    assert "[results/reference/table.md](results/reference/table.md)" in text
+    (tmp_path / "results/reference/records.jsonl").unlink()
+    said = alignbench("table", "reference", "--readme", str(readme))
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "results/reference/records.jsonl: no such records" in said.err
+    assert readme.read_text() == text
 
 
 def test_a_recipe_that_raises_fails_its_row_and_names_the_plugin(alignbench, suite_file, tmp_path: Path) -> None:
