@@ -128,7 +128,7 @@ def read(path: Path, kind: str = "a suite file", least: str = "`methods: [dpo]`"
         what = " ".join(str(error.problem or error.context).split())
         problem = f"cannot be read as YAML: {what}; mend the text here or just above"
     except RecursionError:
-        problem = "nested too deeply; few levels are needed"
+        problem = f"nested too deeply; {kind} has few levels"
     raise UserError(f"{path}:{line}: {problem}")
 
 

@@ -182,7 +182,7 @@ def test_where_names_the_line_of_a_key_or_of_the_nearest_above_it(tmp_path: Path
 def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, text: str, line: str | None) -> None:
     seen = refusal(tmp_path, text)
     if line is None:
-        assert seen.startswith('quick.yaml:2 "x\\\\y": unknown key; allowed: checkpoint_seconds, comparisons,')
+        assert seen.startswith('quick.yaml:2 "x\\\\y": unknown key; allowed: budget, checkpoint_seconds,')
         assert seen.endswith("(and 2 more)")
     else:
         assert seen == f"quick.yaml:{line}"
