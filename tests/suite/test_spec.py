@@ -201,7 +201,7 @@ def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, text: str, 
         ("a: 1\n---\nb: 1", "2: cannot be read as YAML: but found another document; mend the text here or just above"),
         (b"a: 1\nb: \xff", "2: this is not UTF-8 text; save it as UTF-8"),
         ("a: 1\nb: \x07", "2: character #x0007 is not allowed; remove it"),
-        ("[" * 5000, "1: nested too deeply; a suite has few levels"),
+        ("[" * 5000, "1: nested too deeply; a suite file has few levels"),
     ],
 )
 def test_a_file_that_is_no_yaml_mapping_is_refused_in_one_line(tmp_path: Path, text: str | bytes, line: str) -> None:
