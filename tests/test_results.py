@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alignbench.report.table import inject, to_brief
 from alignbench.scoring.paired import holm
+from alignbench.scoring.record import read_records
 
+README = Path(__file__).parents[1] / "README.md"
 FOLDERS = sorted((Path(__file__).parents[1] / "results").glob("oracle*"))
 GATE = 0.02  # total variation
 
@@ -54,3 +58,15 @@ def test_over_twenty_replicates_each_estimator_has_the_mean_of_what_it_estimates
         assert [len(rows) for rows in errors.values()] == [4] * 20
         p.append(float(stats.ttest_1samp([np.mean(rows) for rows in errors.values()], 0).pvalue))
     assert min(holm(p)) > 0.05
+
+
+@pytest.mark.parametrize("name", re.findall(r"<!-- results:([a-z-]+) -->", README.read_text(encoding="utf-8")))
+def test_a_table_in_the_readme_is_what_its_records_give_today(name: str, tmp_path: Path) -> None:
+    folder = README.parent / "results" / name
+    files = [folder / file for file in ("records.jsonl", "snapshots.jsonl") if (folder / file).exists()]
+    copy = tmp_path / "README.md"
+    copy.write_bytes(README.read_bytes())
+    link = f"results/{name}/table.md"
+    records = [record for file in files for record in read_records(file)]
+    inject(copy, name, f"{to_brief(records)}\nAll of it: [{link}]({link}).")
+    assert copy.read_text(encoding="utf-8") == README.read_text(encoding="utf-8")
