@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from alignbench.report.table import inject, to_brief
+from alignbench.report.verdicts import claims
 from alignbench.scoring.paired import holm
 from alignbench.scoring.record import read_records
 
@@ -58,6 +59,21 @@ def test_over_twenty_replicates_each_estimator_has_the_mean_of_what_it_estimates
         assert [len(rows) for rows in errors.values()] == [4] * 20
         p.append(float(stats.ttest_1samp([np.mean(rows) for rows in errors.values()], 0).pvalue))
     assert min(holm(p)) > 0.05
+
+
+def test_two_labels_of_one_method_tie_on_replicates_of_their_own() -> None:
+    """The first ten real replicates of every row against its last ten, as if they were two methods."""
+    records = read_records(REFERENCE)
+    halves = [
+        record.model_copy(update={"label": f"{record.label} {'AB'[record.seed // 10]}", "seed": record.seed % 10})
+        for record in records
+    ]
+    found = {frozenset((v.a, v.b)): v for v in claims(halves).verdicts}
+    assert len(found) == 66
+    rows = {record.label for record in records}
+    assert [row for row in rows if found[frozenset((f"{row} A", f"{row} B"))].winner] == []
+    apart = [pair for pair, verdict in found.items() if verdict.winner]
+    assert frozenset(("dpo A", "sft B")) in apart  # and what differs is told apart
 
 
 @pytest.mark.parametrize("name", re.findall(r"<!-- results:([a-z-]+) -->", README.read_text(encoding="utf-8")))
