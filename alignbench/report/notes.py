@@ -20,7 +20,19 @@ def remarks(records: Sequence[Record]) -> list[str]:
     """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all, or
     about which the two golds disagree."""
     found = ((record, [*_remarks(record), *_disagreement(record)]) for record in records)
-    return [f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said]
+    return [*_allowances(records), *(f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said)]
+
+
+def _allowances(records: Sequence[Record]) -> list[str]:
+    """Where rows were not allowed the same steps."""
+    rows: dict[int, dict[str, None]] = {}
+    for record in records:
+        if record.training is not None and record.snapshot is None:
+            rows.setdefault(record.training.max_steps, {})[record.label] = None
+    if len(rows) < 2:
+        return []
+    allowed = "; ".join(f"{steps}: {', '.join(labels)}" for steps, labels in sorted(rows.items()))
+    return [f"Rows were allowed different numbers of optimiser steps ({allowed}), and what parts them may be that"]
 
 
 def whole_suite(records: Sequence[Record]) -> list[str]:

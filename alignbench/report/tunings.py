@@ -126,8 +126,8 @@ def _notes(found: Tunings, confidence: float, is_brief: bool) -> Iterator[str]:
     most = max(len(tuned.trials) for by_seed in found.rows.values() for tuned in by_seed.values())
     yield (
         "Each replicate chooses a row's setting on every second held-out prompt, and the gain is told on the others; "
-        f"every row that was swept has the same number of trials, {most}. Tuning: the trials' own stages, all "
-        "replicates together."
+        f"every row that was swept over two values or more has the same number of trials, {most}. Tuning: the trials' "
+        "own stages, all replicates together."
     )
     if found.target is not None:
         yield (

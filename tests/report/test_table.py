@@ -162,6 +162,13 @@ def test_a_row_that_did_not_train_as_allowed_is_named_below_the_table(training: 
     assert f"Notes:\n\n- {remark}\n\nContext:" in written
 
 
+def test_rows_that_were_allowed_different_steps_are_named_first() -> None:
+    longer = {"steps": 16, "max_steps": 16, "moved": True}
+    said = remarks([record(training=WHOLE), record("ppo", training=longer), record("sft")])
+    differ = "Rows were allowed different numbers of optimiser steps (8: dpo; 16: ppo), and what parts them may be that"
+    assert said == [differ]
+
+
 @pytest.mark.parametrize("training", [WHOLE, None])
 def test_nothing_is_noted_of_a_row_that_trained_as_allowed_or_needs_no_training(training: Any) -> None:
     assert "Notes:" not in to_markdown([record(training=training)])
