@@ -199,4 +199,4 @@ def test_prices_put_dollars_on_every_ledger_and_their_file_into_the_record(
     (tmp_path / "p.yaml").write_text("gold: 1\n")
     refused = cli(tmp_path, "--prices", "p.yaml")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "p.yaml: gold: Extra inputs are not permitted" in refused.stderr
+    assert "p.yaml:1 gold: unknown key; allowed: ai_tokens_million, cpu_core_hour" in refused.stderr
