@@ -253,26 +253,6 @@ def test_a_merged_start_gives_the_outputs_of_its_adapter(resident, saved, name):
     assert not any(p.requires_grad for p in merged.base.parameters())
 
 
-@pytest.mark.parametrize("name", EVERY_MODEL)
-@pytest.mark.parametrize(("start", "policy"), [(None, 1), (2, 1), (1, None)])
-def test_a_start_may_be_on_other_layers_than_the_policies_on_it(resident, shake, tmp_path, name, start, policy):
-    """The start alone is the measure: a merge that drops a layer of it gives other outputs."""
-    alone = resident(name)
-    shake(alone.add_adapter("sft", 0, start))
-    alone.save_adapter("sft", tmp_path)
-    with torch.no_grad():
-        logprobs, bare = alone.logprobs(encoded(alone)), resident(name).logprobs(encoded(alone))
-    assert not torch.allclose(logprobs, bare, atol=1e-2)
-    merged = resident(name, starts=[tmp_path], layers=policy)
-    with torch.no_grad():
-        torch.testing.assert_close(merged.logprobs(encoded(merged)), logprobs, atol=1e-5, rtol=1e-5)
-        shake(merged.add_adapter("policy", 0))
-        with merged.using(None):
-            torch.testing.assert_close(merged.logprobs(encoded(merged)), logprobs, atol=1e-5, rtol=1e-5)
-    adapted = {n.split(".lora_")[0] for n, p in merged.module.named_parameters() if "lora_A" in n}
-    assert len(adapted) == sum(len(block) for block in merged._targets[-(policy or 0) :])
-
-
 def test_reference_of_a_merged_start_is_the_start_and_not_the_raw_base(resident, saved, shake):
     folder, logprobs, _ = saved("llama")
     made = resident("llama", starts=[folder])

@@ -22,7 +22,7 @@ from alignbench.errors import UserError
 from alignbench.report.columns import SHORT
 from alignbench.report.notes import remarks
 from alignbench.report.summary import summarise
-from alignbench.report.table import inject, to_brief, to_csv, to_markdown, to_rich, write_results
+from alignbench.report.table import to_brief, to_csv, to_markdown, to_rich, write_results
 from alignbench.scoring.record import Record, read_records
 from alignbench.scoring.stats import interval_of_mean, wilson
 
@@ -364,28 +364,6 @@ def test_results_are_written_together(tmp_path: Path) -> None:
     assert read_records(tmp_path / "quick" / "records.jsonl") == records
     assert (tmp_path / "quick" / "table.md").read_text(encoding="utf-8") == to_markdown(records)
     assert pd.read_csv(tmp_path / "quick" / "table.csv")["seeds_failed"].tolist() == [0, 1]
-
-
-def test_inject_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_bytes("# Ä\r\n<!-- results:a -->\nold\n<!-- /results:a -->\nend <!-- results:b -->".encode())
-    inject(readme, "a", "new\n")
-    once = readme.read_bytes()
-    assert once.decode() == "# Ä\r\n<!-- results:a -->\n\nnew\n\n<!-- /results:a -->\nend <!-- results:b -->"
-    inject(readme, "a", "new\n")
-    assert readme.read_bytes() == once
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "<!-- results:a -->", "<!-- /results:a --> <!-- results:a -->", "<!-- results:a --><!-- /results:a -->" * 2],
-)
-def test_inject_names_the_markers_it_needs(tmp_path: Path, text: str) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
-    with pytest.raises(UserError, match="needs one line '<!-- results:a -->'"):
-        inject(readme, "a", "new")
-    assert readme.read_text() == text
 
 
 def test_the_table_imports_no_torch() -> None:
