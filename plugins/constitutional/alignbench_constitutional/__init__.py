@@ -50,6 +50,7 @@ class ConstitutionalAI(PPO):
         num_revisions: PositiveInt = 1  # rounds of critique and revision
         num_prompts: PositiveInt = 128  # label prompts that are answered and revised
         num_train_epochs: PositiveFloat = 1  # passes of SL-CAI over the revisions, `sft.max_steps` at most
+        direct: bool = False  # optimise the judge's score instead of a reward model fitted to its labels
 
     def recipe(self, config: Config, build: RecipeBuilder) -> Inputs:
         principles = load_constitution(config.constitution, build.rubric).principles
@@ -60,6 +61,8 @@ class ConstitutionalAI(PPO):
         )  # fmt: skip
         start = build.sft(revisions, on=build.sft(), num_train_epochs=config.num_train_epochs)
         judge = SourceRef("judge", {"guidelines": [p.preference for p in principles]})
+        if config.direct:
+            return Inputs(start, reward=judge)
         return Inputs(start, reward=build.reward_model(start, build.compare(build.samples(start), judge)))
 
 

@@ -144,6 +144,20 @@ def test_the_judge_compares_the_new_starts_samples_by_the_same_principles(plan: 
     assert plan.catalog.method(plan.cells[0].method).cls.train is PPO.train
 
 
+def test_direct_optimises_the_judges_score_by_the_same_principles_on_the_same_start(suite_file) -> None:
+    rows = [
+        {"method": "constitutional", "config": {**CONFIG, "direct": direct}, "label": str(direct)} for direct in (0, 1)
+    ]
+    plan = make_plan(load_suite(suite_file(rows)), load_catalog())
+    fitted, direct = (plan.stage(cell.train) for cell in plan.cells)
+    judge = direct.options["reward"]
+    assert "reward" not in direct.inputs
+    assert judge["name"] == "judge"
+    labels = plan.stage(fitted.key, "reward", "comparisons")
+    assert judge["options"]["guidelines"] == labels.options["source"]["options"]["guidelines"]
+    assert direct.inputs["start"] == fitted.inputs["start"]
+
+
 def test_another_principle_makes_other_revisions(suite_file, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     keys = []
