@@ -119,7 +119,7 @@ def section(found: Frontiers, confidence: float = CONFIDENCE) -> list[str]:
     table = [heads, ["---", *("---:" for _ in heads[1:])]]
     for row, by_seed in found.traces.items():
         reads = [*(found.at[place][row] for place in found.places), found.areas[row], found.volumes[row]]
-        cells = [_cell(read, confidence) if _is_line(by_seed) else NONE for read in reads]
+        cells = [cell(read, confidence) if _is_line(by_seed) else NONE for read in reads]
         table.append([for_markdown(row), *cells])
     notes = [*_claimed(found, confidence), *_chosen(found), *_gaps(found)]
     return [
@@ -129,7 +129,8 @@ def section(found: Frontiers, confidence: float = CONFIDENCE) -> list[str]:
     ]  # fmt: skip
 
 
-def _cell(read: Read, confidence: float) -> str:
+def cell(read: Read, confidence: float) -> str:
+    """The mean with its interval, or in how many replicates it was reached."""
     if read.mean is None:
         return read.reached if read.values else "not reached"
     found = read.estimate(confidence)

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
-from alignbench.report import frontier_picture, frontiers, notes, tunings, verdicts
+from alignbench.report import at_cost, frontier_picture, frontiers, notes, tunings, verdicts
 from alignbench.report.columns import (
     ENUMERATED_COLUMNS,
     NONE,
@@ -82,8 +82,8 @@ def to_csv(records: Sequence[Record], confidence: float = CONFIDENCE, resamples:
 
 
 def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> str:
-    """The short table, what may be said of its rows, gold at matched KL if rows were swept or snapshots of theirs are
-    among `records`, all scores, texts and costs, and what a reader needs to judge them."""
+    """The short table, what may be said of its rows, gold at matched KL and cost if rows were swept or snapshots of
+    theirs are among `records`, all scores, texts and costs, and what a reader needs to judge them."""
     ends, _ = parted(records)
     rows = _rows(ends, confidence, resamples)
     traced = frontiers.frontiers(records, confidence)
@@ -100,6 +100,7 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     lines += _part("Spread of the gain, SD", [for_markdown(line) for line in verdicts.spread(ends)])
     lines += tunings.section(tuned, confidence) if (tuned := tunings.tunings(records, confidence)) else []
     lines += frontiers.section(traced, confidence) if traced else []
+    lines += at_cost.section(records, confidence)
     lines += _part("Failed", notes.failures(ends))
     lines += _part("Notes", [for_markdown(remark) for remark in notes.remarks(ends)])
     lines += _part("Context", [*notes.context(ends), *map(for_markdown, notes.whole_suite(records))])
