@@ -49,16 +49,20 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
         raise UserError(f"task '{suite.task.name}': its `describe` gave {type(in_words).__name__}; text is allowed")
     stages: dict[str, PlannedStage] = {}
     key_of: dict[int, str] = {}  # by id: `rows` keeps every stage alive
+    first: dict[str, PlannedCell] = {}  # by key: the one that needs it first
     for row in rows:
         steps.tell(step_of(catalog.methods[row.cell.method], row.cell.label))
         for stage in [] if row.score is None else _in_order(row.score):
             key = key_of.setdefault(id(stage), _key(stage, key_of, shared))
             if key not in stages:
                 label = row.cell.title if stage is row.score else row.cell.label
-                stages[key] = _planned(stage, key, key_of, label, suite, catalog)
+                stages[key], first[key] = _planned(stage, key, key_of, label, suite, catalog), row.cell
     steps.tell(None)
     size = _size(suite.model)
-    stages = {key: replace(stage, estimate=stage.estimate * size) for key, stage in stages.items()}
+    stages = {
+        key: replace(stage, title=title, estimate=stage.estimate * size)
+        for (key, stage), title in zip(stages.items(), _told_apart(stages, first), strict=True)
+    }
     cells = tuple(_keyed(row, key_of) for row in rows)
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
     plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
@@ -168,6 +172,18 @@ def _planned(
         resources={"cpus": 1, "gpus": int(has_gpu)},
         estimate=estimate(stage),
     )
+
+
+def _told_apart(stages: Mapping[str, PlannedStage], first: Mapping[str, PlannedCell]) -> list[str]:
+    """Their titles, with the replicate where that parts several of one title, and the row where that does."""
+    titles = [stage.title for stage in stages.values()]
+    for more in ("seed {0.seed}", "for {0.label}"):
+        words = [more.format(first[key]) for key in stages]
+        ways: dict[str, set[str]] = {}
+        for title, word in zip(titles, words, strict=True):
+            ways.setdefault(title, set()).add(word)
+        titles = [f"{t}, {word}" if len(ways[t]) > 1 else t for t, word in zip(titles, words, strict=True)]
+    return titles
 
 
 def _size(model: str) -> float:

@@ -47,7 +47,12 @@ def whole_suite(records: Sequence[Record]) -> list[str]:
         (cost.dollars, "{:,.2f} dollars"),
     )
     parts = [words.format(value) for value, words in shown if value]
-    return [f"Whole suite, each stage once, scoring included: {', '.join(parts)}"] if parts else []
+    if not parts:
+        return []
+    priced_by = {r.provenance.run.prices.name for r in records if r.provenance and r.provenance.run.prices}
+    unknown = cost.dollars is None and priced_by
+    why = f"; no dollars: {' and '.join(sorted(priced_by))} has no price for a part of it" if unknown else ""
+    return [f"Whole suite, each stage once, scoring included: {', '.join(parts)}{why}"]
 
 
 def _remarks(record: Record) -> list[str]:

@@ -177,6 +177,8 @@ def lines(said: Claims, confidence: float = CONFIDENCE, *, is_brief: bool = Fals
         f"{1 - confidence:.2g}; equivalent within +- {said.delta:.2f} points; or undecided. [low, high]: "
         f"{100 * confidence:g} % interval of that pair alone, over other replicates and other prompts."
     )
+    if any(verdict.is_pooled for verdict in said.verdicts):
+        rule += " Pooled over rows: so few replicates tell the variance between them better from all rows together."
     return [rule, *map(in_words, shown), *([f"{left} more pairs are in verdicts.csv"] if left > 0 else [])]
 
 

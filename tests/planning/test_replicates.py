@@ -92,6 +92,14 @@ def test_a_replicate_draws_other_label_prompts_and_the_same_held_out_ones(plan_o
     assert drawn(task, "eval", 0) == drawn(task, "eval", 1) == task.prompts("eval")
 
 
+def test_a_stage_that_each_replicate_makes_anew_is_told_by_its_seed(plan_of) -> None:
+    titles = [stage.title for stage in plan_of().stages.values()]
+    assert len(set(titles)) == len(titles)
+    assert {"sft, seed 0", "sft, seed 1", "gold"} <= set(titles)
+    alone = {stage.title for stage in plan_of("share: [sft]\n").stages.values()}
+    assert "sft" in alone
+
+
 def test_the_start_is_scored_on_the_samples_every_gain_is_measured_against(plan_of) -> None:
     plan = plan_of()
     by_label = {cell.label: plan.stages[cell.score] for cell in plan.cells if cell.seed == 0}

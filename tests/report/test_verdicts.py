@@ -70,6 +70,14 @@ def test_every_pair_gets_the_verdict_of_the_statistics_in_words_that_name_the_wi
     assert all(f"- {for_markdown(line)}" in to_markdown(records) for line in text[2:])
 
 
+@pytest.mark.parametrize(("count", "is_said"), [(3, True), (5, False)])
+def test_where_few_replicates_take_their_variance_from_all_rows_the_rule_says_so(count: int, is_said: bool) -> None:
+    rows = [record for label in "abcd" for record in replicates(label, ord(label) % 3, count, noise=0.5)]
+    rule, *pairs = lines(claims(rows))
+    assert any("variance pooled over rows" in pair for pair in pairs) == is_said
+    assert ("Pooled over rows:" in rule) == is_said
+
+
 def test_two_labels_of_one_row_tie() -> None:
     twin = [r.model_copy(update={"label": "twin"}) for r in replicates("dpo", 1)]
     (verdict,) = claims(replicates("dpo", 1) + twin).verdicts

@@ -14,6 +14,8 @@ from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.report.notes import whole_suite
 from alignbench.run.here import run_here
+from alignbench.run.records import record_of
+from alignbench.scoring.prices import PriceList, Prices
 from alignbench.scoring.record import Record, spent
 from alignbench.store import Store, read_json
 from alignbench.suite.plan import Plan
@@ -116,6 +118,17 @@ def test_a_suites_sum_has_each_stage_once_and_scoring_too(ran: Ran) -> None:
     (line,) = whole_suite(ran.records)
     assert line.endswith(" FLOPs, 12 human labels")
     assert whole_suite([]) == []
+
+
+def test_a_price_list_that_lacks_a_price_is_told_where_the_dollars_would_stand(ran: Ran) -> None:
+    def line(**prices: float) -> str:
+        listed = Prices(PriceList.model_validate(prices), "p.yaml", "")
+        records = [record_of(ran.plan, cell, ran.store, None, listed) for cell in ran.plan.cells]
+        (said,) = whole_suite(records)
+        return said
+
+    assert line(human_label=0.1).endswith("12 human labels; no dollars: p.yaml has no price for a part of it")
+    assert line(human_label=0.1, cpu_core_hour=0.05).endswith(" dollars")
 
 
 def test_what_a_failed_row_had_finished_is_in_the_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
