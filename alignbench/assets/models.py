@@ -14,6 +14,7 @@ from alignbench.errors import UserError, nearest
 from alignbench.store.paths import expanded, is_hub_id
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"})  # config, weights, tokenizer
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")  # what architectures call it
 
 
 def resolve_model(model: str) -> Path | str:
@@ -53,6 +54,17 @@ def model_digest(model: str) -> str:
 def weight_bytes(model: str) -> int:
     """Of the model's weights on the disk. 0: not known, as of a Hub id, or of weights that are no safetensors."""
     return sum(file.stat().st_size for file in Path(resolve_model(model)).glob("*.safetensors"))
+
+
+def layer_count(model: str) -> int:
+    """Blocks of the model, as its config names them. 0: not known, as of a Hub id."""
+    folder = resolve_model(model)
+    try:
+        config = {} if isinstance(folder, str) else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0  # the model does not load either, which says more
+    found = [config[name] for name in LAYER_COUNTS if isinstance(config, dict) and isinstance(config.get(name), int)]
+    return found[0] if found else 0
 
 
 def _toy_folder(name: str) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from alignbench.api import Stage, Task
-from alignbench.assets.models import model_digest, weight_bytes
+from alignbench.assets.models import layer_count, model_digest, weight_bytes
 from alignbench.errors import PluginError, UserError
 from alignbench.planning import keys
 from alignbench.planning.rows import Row, lay_out, step_of
@@ -36,6 +36,7 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     tell_task = None if about_task.owner == "alignbench" else about_task
     steps.tell(tell_task)
     task = make_task(suite, catalog)
+    _refuse_too_many_layers(suite)
     _refuse_what_failed_to_load(suite, catalog)
     rows = [
         lay_out(suite, catalog, task, cell, seed, steps)
@@ -67,6 +68,18 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
     plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
     return replace(plan, cells=tuple(replace(cell, brought=_brought(plan, cell)) for cell in cells))
+
+
+def _refuse_too_many_layers(suite: Suite) -> None:
+    """UserError with the line, where an adapter is to be on more layers than the model has."""
+    try:
+        have = layer_count(suite.model)
+    except UserError as error:
+        raise suite.error(str(error), "model") from None
+    for part in ("lora", "sft", "reward_model"):
+        asked = getattr(suite, part).layers
+        if have and asked and asked > have:
+            raise suite.error(f"{asked} asked for, the model has {have}; lower it or leave it out", part, "layers")
 
 
 def _refuse_what_failed_to_load(suite: Suite, catalog: Catalog) -> None:
