@@ -29,8 +29,8 @@ TABLE = {
     "scoring": "api engine errors rl store suite",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
-    "report": "errors scoring.crossed scoring.frontier scoring.glossary scoring.paired scoring.record scoring.stats "
-    "scoring.traces scoring.tuned store",
+    "report": "errors scoring.crossed scoring.frontier scoring.glossary scoring.overoptimisation scoring.paired "
+    "scoring.record scoring.stats scoring.traces scoring.tuned store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
@@ -43,6 +43,7 @@ FINE = {
     "suite.machine",
     "suite.spec",
     "scoring.glossary",
+    "scoring.overoptimisation",
     "scoring.record",
     "scoring.stats",
     "scoring.crossed",

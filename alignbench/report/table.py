@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
-from alignbench.report import at_cost, frontier_picture, frontiers, notes, tunings, verdicts
+from alignbench.report import at_cost, frontier_picture, frontiers, notes, overoptimisation, tunings, verdicts
 from alignbench.report.columns import (
     ENUMERATED_COLUMNS,
     NONE,
@@ -101,6 +101,7 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     lines += tunings.section(tuned, confidence) if (tuned := tunings.tunings(records, confidence)) else []
     lines += frontiers.section(traced, confidence) if traced else []
     lines += at_cost.section(records, confidence)
+    lines += overoptimisation.section(records, confidence)
     lines += _part("Failed", notes.failures(ends))
     lines += _part("Notes", [for_markdown(remark) for remark in notes.remarks(ends)])
     lines += _part("Context", [*notes.context(ends), *map(for_markdown, notes.whole_suite(records))])
