@@ -210,7 +210,6 @@ class _Layout:
     ) -> Stage:  # fmt: skip
         """`decoding`: the options of the rule that picks among the samples."""
         fitted, reward = _fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
-        is_implicit = self._is_implicit(inputs)
         untrained = self.untrained(self.start)
         baseline = self.own_samples(untrained)
         return Score.stage(
@@ -222,17 +221,32 @@ class _Layout:
                 "baseline_second_gold": self.second_gold_rewards(baseline),
                 "proxy": ProxyRewards.stage({"completions": completions, "proxy": fitted}, **reward),
                 "gold_card": GoldCard.stage({"gold": self.gold, "second_gold": self.second_gold}),
-                "reward_card": RewardCard.stage(
-                    {"policy": policy} if is_implicit else {"proxy": fitted},
-                    **reward, is_implicit=is_implicit, held_out_pairs=self.suite.evaluation.held_out_pairs,
-                    temperature=self.suite.temperature,
-                    other_pairs=self.suite.evaluation.other_pairs if self.offers("other_pairs") else 0,
-                ),
+                "reward_card": self.reward_card(inputs, policy, fitted, reward),
                 "lm_loss": self.lm_loss(policy),
                 "baseline_lm_loss": self.lm_loss(untrained),
                 "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
             },
             prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else self.rule(decoding),
+        )  # fmt: skip
+
+    @property
+    def implicit_scale(self) -> float | None:
+        """Of a policy trained against KL at this coefficient: reward = coefficient (log p - log p_ref) + a constant."""
+        knob = _knob(self.plugin, self.config)
+        return None if knob is None else float(knob["value"])
+
+    def reward_card(self, inputs: Inputs, policy: Stage, proxy: Stage | None, reward: dict[str, Any]) -> Stage:
+        """Of the proxy, which rows share, or of the policy's own implicit reward."""
+        is_implicit, wanted = self._is_implicit(inputs), self.suite.evaluation
+        judged = (
+            {"policy": policy, "comparisons": inputs.preferences}
+            if is_implicit
+            else {"proxy": proxy, "comparisons": None if proxy is None else proxy.inputs.get("comparisons")}
+        )
+        return RewardCard.stage(
+            judged, **reward, is_implicit=is_implicit, implicit_scale=self.implicit_scale if is_implicit else None,
+            held_out_pairs=wanted.held_out_pairs, temperature=self.suite.temperature,
+            other_pairs=wanted.other_pairs if self.offers("other_pairs") else 0,
         )  # fmt: skip
 
     def gold_rewards(self, completions: Stage) -> Stage:

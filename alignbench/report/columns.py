@@ -77,10 +77,18 @@ KL = Column(GLOSSARY["kl_nats_exact"].heading, ("kl_nats_exact", "kl_nats_bound"
 ACCURACY = _spread("reward_model_accuracy")
 SECONDS = _cost("Seconds (marginal / total)", "seconds", scopes=BOTH, shown="{:,.1f}".format)
 SCORES = (GOLD, GAIN, _spread("win_rate_gold"), KL, _spread("reward_proxy", "+"), ACCURACY)
+REWARDS = (
+    _spread("reward_model_train_accuracy"),
+    _spread("reward_model_own_accuracy"),
+    _plain("reward_model_ece", "{:.3f}".format),
+    _plain("reward_model_overconfidence", "{:+.3f}".format),
+    _plain("reward_model_brier", "{:.3f}".format),
+    _plain("reward_model_length", "{:+z.2f}".format),
+    _spread("reward_model_accuracy_other"),
+)
 TEXTS = (
     _spread("reward_gold_second_gain", "+"),
     _plain("gold_extrapolates", "{:.1%}".format),
-    _spread("reward_model_accuracy_other"),
     _plain("forgetting_nats", "{:+z.2f}".format),
     _plain("completion_tokens", "{:.1f}".format),
     _plain("eos_rate", "{:.0%}".format),
@@ -103,7 +111,7 @@ COSTS = (
     ),
     _plain("deploy_flops", lambda count: f"{count / 1e9:,.3g}", "A completion's GFLOPs"),
 )
-WIDE = (("Scores", SCORES), ("Texts", TEXTS), ("Costs", COSTS))  # below the short table
+WIDE = (("Scores", SCORES), ("Reward models", REWARDS), ("Texts", TEXTS), ("Costs", COSTS))  # below the short table
 SHORT = (
     GAIN,
     KL,

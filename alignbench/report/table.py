@@ -20,7 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from alignbench.errors import UserError
-from alignbench.report import at_cost, frontier_picture, frontiers, notes, overoptimisation, tunings, verdicts
+from alignbench.report import (
+    at_cost,
+    frontier_picture,
+    frontiers,
+    notes,
+    overoptimisation,
+    reward_models,
+    tunings,
+    verdicts,
+)
 from alignbench.report.columns import (
     ENUMERATED_COLUMNS,
     NONE,
@@ -103,7 +112,8 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     lines += at_cost.section(records, confidence)
     lines += overoptimisation.section(records, confidence)
     lines += _part("Failed", notes.failures(ends))
-    lines += _part("Notes", [for_markdown(remark) for remark in notes.remarks(ends)])
+    remarks = (*reward_models.warnings(ends), *notes.remarks(ends))
+    lines += _part("Notes", [for_markdown(remark) for remark in remarks])
     lines += _part("Context", [*notes.context(ends), *map(for_markdown, notes.whole_suite(records))])
     for heading, columns in wide:
         lines += [f"{heading}:", "", *_table(rows, columns), ""] if columns else []

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alignbench.api import Decoding, Pair, RewardSource, TokenBatch
+from alignbench.api import Decoding, TokenBatch
 from alignbench.engine.logprobs import ROWS_PER_BLOCK, spread
 from alignbench.engine.resident import Resident
 from alignbench.engine.tokens import Codec
@@ -90,43 +90,6 @@ def win_rate(ours: Tensor, theirs: Tensor, weights: Tensor) -> Tensor:
     mine, other = ours[:, :, None], theirs[:, None, :]
     wins = (mine > other).double() + 0.5 * (mine == other).double()  # (P, N, M)
     return expected(wins.mean(2), weights)
-
-
-class Accuracy(NamedTuple):
-    hits: float  # ties count half
-    pairs: int
-
-
-def pair_accuracy(source: RewardSource, pairs: Sequence[Pair]) -> Accuracy:
-    """How many held-out human pairs the source orders as the humans did."""
-    prompts = [p.prompt for p in pairs]
-    chosen = source.score(prompts, [p.chosen for p in pairs])
-    rejected = source.score(prompts, [p.rejected for p in pairs])
-    return _hits(chosen - rejected)
-
-
-@torch.no_grad()
-def implicit_accuracy(
-    resident: Resident, policy: str | None, pairs: Sequence[Pair], max_new_tokens: int, temperature: float = 1.0
-) -> Accuracy:
-    """The same for a policy's implicit reward, log p - log p_ref: eq. 5 of Rafailov et al. 2023, up to
-    beta and a constant."""
-    gaps = []
-    for start in range(0, len(pairs), 64):
-        part = pairs[start : start + 64]
-        scores = []
-        for texts in ([p.chosen for p in part], [p.rejected for p in part]):
-            tokens = resident.codec.encode([p.prompt for p in part], texts, max_new_tokens=max_new_tokens)
-            with resident.using(policy):
-                ours = resident.logprobs(tokens, temperature).sum(-1)
-            with resident.using(None):
-                scores.append(ours - resident.logprobs(tokens, temperature).sum(-1))
-        gaps.append(scores[0] - scores[1])
-    return _hits(torch.cat(gaps))
-
-
-def _hits(gap: Tensor) -> Accuracy:
-    return Accuracy(float((gap > 0).sum() + 0.5 * (gap == 0).sum()), len(gap))
 
 
 class TextNats(NamedTuple):

@@ -119,10 +119,56 @@ _METRICS = (
     Metric(
         "reward_model_accuracy",
         "Share of held-out human pairs that the proxy orders as the humans did, ties half. A row that learned from "
-        "pairs without a reward is judged by its implicit reward log p - log q.",
+        "pairs without a reward is judged by its implicit reward log p - log q. Pairs that share a text are no "
+        "independent trials: the interval counts them for as many as say as much.",
         "share",
         "higher",
         "RM accuracy",
+    ),
+    Metric(
+        "reward_model_train_accuracy",
+        "The same share of the comparisons that the proxy, or the policy, was fitted to. Far above the held-out one it "
+        "says that they were learned by heart.",
+        "share",
+        "neither",
+        "On its training pairs",
+    ),
+    Metric(
+        "reward_model_own_accuracy",
+        "Share of pairs of a row's own samples of one prompt that the proxy orders as the gold does, ties half, mean "
+        "over held-out prompts. The start's is before training, a trained row's after it.",
+        "share",
+        "higher",
+        "On the row's samples",
+    ),
+    Metric(
+        "reward_model_ece",
+        "Expected calibration error on held-out human pairs: mean gap, over ten bins, between the probability that the "
+        "proxy gives the text it prefers and how often people did (Guo et al. 2017).",
+        "share",
+        "lower",
+        "ECE",
+    ),
+    Metric(
+        "reward_model_overconfidence",
+        "Mean probability that the proxy gives the text it prefers, less how often people did; held-out human pairs.",
+        "share",
+        "neither",
+        "Overconfidence",
+    ),
+    Metric(
+        "reward_model_brier",
+        "Mean square of one less the probability that the proxy gives the text that people preferred; a coin has 0.25.",
+        "share",
+        "lower",
+        "Brier",
+    ),
+    Metric(
+        "reward_model_length",
+        "Spearman's correlation of the proxy's score with the number of words, over the texts of held-out human pairs.",
+        "correlation",
+        "neither",
+        "Correlation with length",
     ),
     Metric(
         "reward_model_accuracy_other",

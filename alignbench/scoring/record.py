@@ -37,10 +37,15 @@ PER_PROMPT = (
     "reward_proxy",
     "win_rate_gold",
     "kl_nats_exact",
+    "reward_model_own_accuracy",
     "reward_gold_second",
     "reward_gold_second_gain",
 )
-COUNTS = ("reward_model_accuracy", "reward_model_accuracy_other")  # the latter also by kind: `...:tweets`
+COUNTS = (
+    "reward_model_accuracy",
+    "reward_model_train_accuracy",
+    "reward_model_accuracy_other",  # also by kind: `...:tweets`
+)
 METRICS = (
     "reward_gold",
     "reward_gold_sd",
@@ -55,6 +60,12 @@ METRICS = (
     "kl_nats_k3",
     "kl_nats_bound",
     "reward_model_accuracy",
+    "reward_model_train_accuracy",
+    "reward_model_own_accuracy",
+    "reward_model_ece",
+    "reward_model_overconfidence",
+    "reward_model_brier",
+    "reward_model_length",
     "reward_model_accuracy_other",
     "forgetting_nats",
     "completion_tokens",

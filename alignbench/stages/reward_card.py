@@ -1,4 +1,4 @@
-"""Accuracy on real human pairs that no training stage saw, of the task's kind and of others."""
+"""How a reward orders real human pairs that no training stage saw, those it was fitted to, and other kinds of text."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from alignbench.api import Config, HeldOutPairs, Pair, Stage
 from alignbench.stages.kind import Contract, Kind, Told, on, spoken
 from alignbench.stages.source import Source
-from alignbench.store import write_json
+from alignbench.store import read_json, write_json
 
 if TYPE_CHECKING:
-    from alignbench.scoring.evaluate import Accuracy
+    from alignbench.scoring.reward_card import Card
     from alignbench.stages.work import HarnessWork
+
+FACTS = "reward_model.json"  # of a fitted one
 
 
 class RewardCard(Kind):
-    """Of the proxy, or of the implicit reward of input `policy`."""
+    """Of the proxy, or of the implicit reward of input `policy`. `comparisons`: what it was fitted to, if anything."""
 
     name = "reward_card"
     view = "scoring"
@@ -26,13 +28,14 @@ class RewardCard(Kind):
     class Options(Config):
         reward: Source | None  # an unfitted proxy; a fitted one is input `proxy`
         is_implicit: bool
+        implicit_scale: float | None  # points of reward a nat of log p - log p_ref
         held_out_pairs: int
         temperature: float
         other_pairs: int  # of each other kind of text that the task has pairs of
         seed: int
 
     def make(self, work: HarnessWork) -> None:
-        from alignbench.scoring.evaluate import implicit_accuracy, pair_accuracy
+        from alignbench.scoring.reward_card import card_of, implicit_scores, pair_scores
 
         o, held_out = self.Options(**work.options), work.task.held_out_pairs()
         own = held_out._replace(pairs=held_out.pairs[: o.held_out_pairs])
@@ -41,17 +44,22 @@ class RewardCard(Kind):
             if o.is_implicit:
                 resident = stack.enter_context(work.resident("policy"))
                 adapter, limit = work.load_policy(resident), work.task.max_completion_tokens
+                scale = o.implicit_scale
 
-                def judged(pairs: list[Pair]) -> Accuracy:
-                    return implicit_accuracy(resident, adapter, pairs, limit, o.temperature)
+                def judged(pairs: list[Pair]) -> Card:
+                    return card_of(implicit_scores(resident, adapter, pairs, limit, o.temperature), pairs, scale)
 
             else:
                 reward = work.open_reward(stack, "proxy", o.reward)
+                scale = read_json(work.place("proxy") / FACTS)["std"] if "proxy" in work.stage.inputs else None
 
-                def judged(pairs: list[Pair]) -> Accuracy:
-                    return pair_accuracy(reward, pairs)
+                def judged(pairs: list[Pair]) -> Card:
+                    return card_of(pair_scores(reward, pairs), pairs, scale)
 
             card: dict[str, Any] = _told(own, judged(own.pairs))
+            if "comparisons" in work.stage.inputs:
+                fitted = [Pair(*(row[side] for side in Pair._fields)) for row in work.rows("comparisons")]
+                card["train"] = judged(fitted[: o.held_out_pairs])._asdict()
             card["other"] = {kind: _told(found, judged(found.pairs)) for kind, found in others.items()}
         write_json(work.folder / "card.json", card)
 
@@ -66,5 +74,5 @@ class RewardCard(Kind):
         return Told(title, stage.options["held_out_pairs"] + 3 * stage.options["other_pairs"])
 
 
-def _told(pairs: HeldOutPairs, accuracy: Accuracy) -> dict[str, Any]:
-    return {"hits": accuracy.hits, "count": accuracy.pairs, "human_accuracy": pairs.human_accuracy}
+def _told(pairs: HeldOutPairs, card: Card) -> dict[str, Any]:
+    return {**card._asdict(), "human_accuracy": pairs.human_accuracy}

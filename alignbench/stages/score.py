@@ -60,6 +60,8 @@ class Score(Kind):
         card = read_json(work.place("reward_card") / "card.json")
         counts = _counts(card)
         metrics |= {name: hits / count for name, (hits, count) in counts.items() if ":" not in name}
+        of_card = {name: card[name] for name in ("ece", "overconfidence", "brier", "length")}
+        metrics |= {f"reward_model_{name}": value for name, value in of_card.items() if value is not None}
         if "lm_loss" in work.stage.inputs:
             metrics["forgetting_nats"] = _loss(work, "lm_loss") - _loss(work, "baseline_lm_loss")
         metrics |= _text(rows, weights, work.seed)
@@ -67,7 +69,7 @@ class Score(Kind):
         used = 1 if decoding is None else decoding.samples_used
         metrics |= deployment(used, used > 1, len(rows), *spent)._asdict()
         kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact",
-                "reward_gold_second", "reward_gold_second_gain")  # fmt: skip
+                "reward_model_own_accuracy", "reward_gold_second", "reward_gold_second_gain")  # fmt: skip
         write_json(
             work.folder / "scores.json",
             {
@@ -92,12 +94,21 @@ class Score(Kind):
 
 
 def _counts(card: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Hits and trials: of the task's own pairs, of all others together, and of each other kind by itself."""
-    counts = {"reward_model_accuracy": [card["hits"], card["count"]]}
-    by_kind = {kind: [told["hits"], told["count"]] for kind, told in card["other"].items()}
+    """Hits and trials: of the task's own pairs, of those fitted to, of all others together, and of each other kind by
+    itself."""
+    counts = {"reward_model_accuracy": _trials(card)}
+    if "train" in card:
+        counts["reward_model_train_accuracy"] = _trials(card["train"])
+    by_kind = {kind: _trials(told) for kind, told in card["other"].items()}
     if by_kind:
         counts["reward_model_accuracy_other"] = [sum(column) for column in zip(*by_kind.values(), strict=True)]
     return counts | {f"reward_model_accuracy_other:{kind}": told for kind, told in by_kind.items()}
+
+
+def _trials(told: Mapping[str, float]) -> list[float]:
+    """As many independent trials as say as much: pairs share texts."""
+    trials = max(1, int(told["effective"]))
+    return [told["hits"] / told["pairs"] * trials, trials]
 
 
 def _loss(work: HarnessWork, name: str) -> float:
@@ -114,7 +125,9 @@ def _by_prompt(
     import torch
 
     from alignbench.scoring.evaluate import expected, uniform, win_rate
+    from alignbench.scoring.reward_card import own_accuracy
 
+    own = {"reward_model_own_accuracy": own_accuracy(proxy, gold)} if gold.shape[1] > 1 else {}
     kl = {
         name: expected(torch.tensor([row[name] for row in rows]).view(gold.shape), uniform(*gold.shape))
         for name in ("kl_nats_exact", "kl_nats_k1", "kl_nats_k3")
@@ -125,6 +138,7 @@ def _by_prompt(
         "reward_gold_gain": reward - baseline.mean(1),
         "reward_proxy": expected(proxy, weights),
         "win_rate_gold": win_rate(gold, baseline, weights),
+        **own,
         **kl,
     }
 

@@ -66,7 +66,8 @@ ALL = set(KINDS)
         ("engine/trial.py", {"train"}),
         ("engine/supervised.py", {"sft"}),
         ("feedback/reward_model.py", {"reward_model"}),  # whoever uses one has its stage's key among its inputs
-        ("scoring/evaluate.py", {"completions", "lm_loss", "reward_card", "score"}),
+        ("scoring/evaluate.py", {"completions", "lm_loss", "score"}),
+        ("scoring/reward_card.py", {"reward_card", "score"}),
         ("scoring/closed_form.py", {"closed_form"}),
         ("engine/resident.py", ALL),
         ("engine/sampling.py", ALL),

@@ -4,16 +4,14 @@ import pytest
 import torch
 from peft import PeftModel
 
-from alignbench.api import Config, Decoding, Pair, RewardSource
+from alignbench.api import Decoding
 from alignbench.engine.sampling import sample_texts
 from alignbench.scoring.evaluate import (
     TEXT_TOKENS_MAX,
     after,
     decoding_weights,
     expected,
-    implicit_accuracy,
     measure_kl,
-    pair_accuracy,
     repetition,
     share_distinct,
     text_nats,
@@ -132,52 +130,6 @@ def test_a_texts_nats_are_those_of_its_own_tokens_from_the_first_to_the_last(res
             log_p = log_probs(model, [made.codec.bos, *ids])[:-1]
             assert count == len(ids)
             assert nats == pytest.approx(-float(log_p.gather(1, torch.tensor(ids)[:, None]).sum()), rel=1e-4)
-
-
-# ------------------------------------------------------------------------------------------------ accuracy
-
-
-class FirstLetter(RewardSource):
-    name = "first-letter"
-
-    def score(self, prompts, completions):
-        return torch.tensor([float(ord(c[0])) for c in completions])
-
-
-def test_a_tied_pair_counts_half():
-    pairs = [Pair("", "b", "a"), Pair("", "c", "a"), Pair("", "a", "b"), Pair("", "ax", "ay"), Pair("", "by", "bx")]
-    assert pair_accuracy(FirstLetter(Config()), pairs) == (3.0, 5)
-
-
-def test_implicit_accuracy_of_a_fresh_policy_is_one_half(resident):
-    made = resident("llama")
-    made.add_adapter("policy", 0)
-    pairs = [Pair("the film is", " good", " bad"), Pair("a", " plot", " long film"), Pair("", "one", "a")]
-    assert implicit_accuracy(made, "policy", pairs, 6) == (1.5, 3)
-
-
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_implicit_accuracy_counts_the_pairs_whose_log_ratio_grew_more_for_the_chosen(policy, plain, tmp_path, name):
-    made, _ = policy(name)
-    made.save_adapter("policy", tmp_path)
-    models = plain(name), PeftModel.from_pretrained(plain(name), tmp_path).eval()
-    words = [" good", " bad", " a plot", " long film", " one", ""]
-    pairs = [Pair(p, a, b) for p in PROMPTS for a in words for b in words if a != b]
-
-    @torch.no_grad()
-    def reward(prompt, completion):
-        head, tail = made.codec.prompt(prompt), made.codec.completion(completion)
-        reference, ours = (
-            m(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].log_softmax(-1) for m in models
-        )
-        return float((ours - reference)[range(len(tail)), tail].sum())
-
-    rewards = {(p, w): reward(p, w) for p in PROMPTS for w in words}
-    hits = sum(rewards[p.prompt, p.chosen] > rewards[p.prompt, p.rejected] for p in pairs)
-    assert implicit_accuracy(made, "policy", pairs, 8) == (hits, len(pairs))
-    assert hits == len(pairs) / 2  # every pair is there in both orders
-    winners = [p for p in pairs if rewards[p.prompt, p.chosen] > rewards[p.prompt, p.rejected]]
-    assert implicit_accuracy(made, "policy", winners, 8) == (len(winners), len(winners))
 
 
 # ------------------------------------------------------------------------------------------------ by hand
