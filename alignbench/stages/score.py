@@ -58,8 +58,8 @@ class Score(Kind):
         if "closed_form" in work.stage.inputs:
             metrics |= read_json(work.place("closed_form") / "closed_form.json")
         card = read_json(work.place("reward_card") / "card.json")
-        counts = _counts(card)
-        metrics |= {name: hits / count for name, (hits, count) in counts.items() if ":" not in name}
+        judged = _judged(card)
+        metrics |= {name: told["hits"] / told["pairs"] for name, told in judged.items() if ":" not in name}
         of_card = {name: card[name] for name in ("ece", "overconfidence", "brier", "length")}
         metrics |= {f"reward_model_{name}": value for name, value in of_card.items() if value is not None}
         if "lm_loss" in work.stage.inputs:
@@ -75,7 +75,7 @@ class Score(Kind):
             {
                 "metrics": _finite(metrics),
                 "per_prompt": {name: by_prompt[name].tolist() for name in kept if name in by_prompt},
-                "counts": counts,
+                "counts": {name: _trials(told) for name, told in judged.items()},
                 "context": {
                     "human_accuracy": card["human_accuracy"],
                     "gold_card": read_json(work.place("gold_card") / "card.json"),
@@ -93,20 +93,19 @@ class Score(Kind):
         return Told(f"score of {label}", below["gold"].size)
 
 
-def _counts(card: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Hits and trials: of the task's own pairs, of those fitted to, of all others together, and of each other kind by
-    itself."""
-    counts = {"reward_model_accuracy": _trials(card)}
+def _judged(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Hits and pairs: of the held-out ones, of those fitted to, of all other kinds together, of each kind."""
+    found: dict[str, Mapping[str, Any]] = {"reward_model_accuracy": card}
     if "train" in card:
-        counts["reward_model_train_accuracy"] = _trials(card["train"])
-    by_kind = {kind: _trials(told) for kind, told in card["other"].items()}
-    if by_kind:
-        counts["reward_model_accuracy_other"] = [sum(column) for column in zip(*by_kind.values(), strict=True)]
-    return counts | {f"reward_model_accuracy_other:{kind}": told for kind, told in by_kind.items()}
+        found["reward_model_train_accuracy"] = card["train"]
+    if kinds := card["other"]:
+        together = {name: sum(told[name] for told in kinds.values()) for name in ("hits", "pairs", "effective")}
+        found["reward_model_accuracy_other"] = together
+    return found | {f"reward_model_accuracy_other:{kind}": told for kind, told in kinds.items()}
 
 
 def _trials(told: Mapping[str, float]) -> list[float]:
-    """As many independent trials as say as much: pairs share texts."""
+    """Hits and trials, as many as independent ones would say as much: pairs share texts."""
     trials = max(1, int(told["effective"]))
     return [told["hits"] / told["pairs"] * trials, trials]
 
