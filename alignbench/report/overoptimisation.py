@@ -14,7 +14,7 @@ from alignbench.report.columns import NONE
 from alignbench.report.escape import for_markdown
 from alignbench.report.frontiers import is_traced
 from alignbench.scoring.crossed import FEWEST_REPLICATES
-from alignbench.scoring.overoptimisation import FEWEST_POINTS, Curve, Hacked, Interval, curves, hacked
+from alignbench.scoring.overoptimisation import FEWEST_POINTS, Curve, Hacked, Interval, curves, hacked, short
 from alignbench.scoring.record import Record
 from alignbench.scoring.stats import CONFIDENCE
 
@@ -26,12 +26,14 @@ def section(records: Sequence[Record], confidence: float = CONFIDENCE) -> list[s
     """Lines of Markdown: a heading, the curves, and below them why a peak is missing and which rows were hacked.
     `records`: a suite's ends and snapshots. UserError as `scoring.traces`."""
     found = curves(records, confidence) if is_traced(records) else {}
-    if not found:
+    lacking = short(records) if is_traced(records) else {}
+    if not (found or lacking):
         return []
     heads = ["Method", "Gain at d = root of KL", "alpha", "beta", "Peak, nats", "Gain there"]
     table = [heads, ["---", "---", *("---:" for _ in heads[2:])]]
     table += [[for_markdown(row), *_cells(curve)] for row, curve in found.items()]
-    notes = [*_rule(records, confidence), *_why_not(found), *_hacked(hacked(records, confidence))]
+    few = [f"{row}: no curve, too few points in seed {', '.join(map(str, seeds))}" for row, seeds in lacking.items()]
+    notes = [*_rule(records, confidence), *_why_not(found), *few, *_hacked(hacked(records, confidence))]
     return [
         f"{HEADING}:", "",
         *(f"| {' | '.join(cells)} |" for cells in table), "",
@@ -59,7 +61,7 @@ def _rule(records: Sequence[Record], confidence: float) -> Iterator[str]:
     yield (
         "Forms of Gao et al. 2022, by least squares in each replicate, over a row's settings and snapshots, "
         f"{FEWEST_POINTS} at least; [low, high]: {100 * confidence:g} % intervals, over {over}. A peak is told where "
-        "beta is above 0 and it lies within the points."
+        "beta is above 0 and it lies within the points. A point that a replicate lacks is compared with none."
     )
 
 

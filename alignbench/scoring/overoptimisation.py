@@ -75,12 +75,27 @@ def curves(records: Iterable[Record], confidence: float = CONFIDENCE) -> dict[st
     ends and snapshots. UserError as `traces`."""
     everything = list(records)
     bounded = {row_of(r) for r in everything if r.metrics.get("kl_nats_bound") is not None}
-    found = {}
-    for row, by_seed in traces(everything, KL).items():
-        lines = list(by_seed.values())
-        if all(len({p.x for p in line.points if p.x > 0}) >= FEWEST_POINTS for line in lines):
-            found[row] = curve(lines, "best-of-n" if row in bounded else "RL", confidence)
-    return found
+    return {
+        row: curve(list(by_seed.values()), "best-of-n" if row in bounded else "RL", confidence)
+        for row, by_seed in traces(everything, KL).items()
+        if all(_count(line) >= FEWEST_POINTS for line in by_seed.values())
+    }
+
+
+def short(records: Iterable[Record]) -> dict[str, list[int]]:
+    """By row, of the rows that some replicates alone have points enough for: the seeds of the others."""
+    counts = {
+        row: {seed: _count(line) for seed, line in by_seed.items()} for row, by_seed in traces(records, KL).items()
+    }
+    return {
+        row: few
+        for row, by_seed in counts.items()
+        if (few := [seed for seed, count in by_seed.items() if count < FEWEST_POINTS]) and len(few) < len(by_seed)
+    }
+
+
+def _count(line: Trace) -> int:
+    return len({point.x for point in line.points if point.x > 0})
 
 
 def curve(lines: Sequence[Trace], form: Form, confidence: float = CONFIDENCE) -> Curve:

@@ -60,6 +60,14 @@ def test_what_the_intervals_are_over_is_said(seeds: int, over: str) -> None:
     assert over in "\n".join(section(swept("ppo", 0.6, 0.5, seeds=seeds)))
 
 
+def test_a_row_that_lacks_points_in_one_replicate_is_named() -> None:
+    records = [r for r in swept("ppo", 0.6, 0.5) if r.seed != 2 or r.knob is None or r.knob.value < 3]
+    text = "\n".join(section([*records, *swept("rlaif", 0.6, 0.5)]))
+    assert "- ppo: no curve, too few points in seed 2" in text
+    assert "| rlaif |" in text
+    assert "| ppo |" not in text
+
+
 def test_two_settings_make_no_curve_and_a_hostile_label_acts_on_nobody() -> None:
     records = swept("<b>|ppo", 0.6, 0.5)
     assert "<b>" not in "\n".join(section(records))
