@@ -33,6 +33,7 @@ from alignbench.api import (
     TokenBatch,
     Trial,
     Work,
+    turned,
 )
 from alignbench.errors import PluginError, UserError
 from alignbench.hookspecs import hookimpl
@@ -67,4 +68,5 @@ __all__ = [
     "Work",
     "__version__",
     "hookimpl",
+    "turned",
 ]

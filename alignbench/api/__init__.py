@@ -6,7 +6,7 @@ prompts, preferences and the gold reward. A method says what it trains from in `
 """
 
 from alignbench.api.config import Config, Count, MethodConfig, OptimizerConfig
-from alignbench.api.data import Demonstration, Pair, Rubric, Split, TrainingData
+from alignbench.api.data import Demonstration, Pair, Rubric, Split, TrainingData, turned
 from alignbench.api.methods import NEEDS, AlignmentMethod, Decoding
 from alignbench.api.stages import Inputs, RecipeBuilder, SourceRef, Stage, View, Work
 from alignbench.api.tasks import HeldOutPairs, HumanModel, Labels, RewardSource, SourceRoom, Task
@@ -44,4 +44,5 @@ __all__ = [
     "Trial",
     "View",
     "Work",
+    "turned",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 Split = Literal["train", "label", "eval"]
 
@@ -28,6 +29,14 @@ class Pair(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
+
+
+def turned(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of comparisons the other way round: `chosen` and `rejected` change places, each with what is known of it,
+    and `ranked` runs backwards."""
+    sides = {"chosen": "rejected", "rejected": "chosen"}
+    names = {f"{side}{end}": f"{other}{end}" for side, other in sides.items() for end in ("", "_ended")}
+    return {**{names.get(name, name): value for name, value in row.items()}, "ranked": row["ranked"][::-1]}
 
 
 class TrainingData(ABC):

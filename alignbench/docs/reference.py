@@ -43,6 +43,7 @@ SUITE = {  # keys of a suite that hold more keys, and what they hold
     "reward_model": spec.RewardModelConfig,
     "evaluation": spec.Evaluation,
     "methods[i]": spec.Row,
+    "methods[i].comparisons": spec.OwnComparisons,
 }
 
 

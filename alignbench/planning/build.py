@@ -15,6 +15,7 @@ from alignbench.plugins import Catalog, Plugin
 from alignbench.stages.comparisons import Comparisons
 from alignbench.stages.human_comparisons import HUMAN, HumanComparisons
 from alignbench.stages.joined_comparisons import JoinedComparisons
+from alignbench.stages.noisy_comparisons import NoisyComparisons
 from alignbench.stages.reward_model import FittedRewardModel
 from alignbench.stages.samples import Samples
 from alignbench.stages.sft import SFT
@@ -49,9 +50,8 @@ class PlanBuilder(RecipeBuilder):
         )
 
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
-        where = (
-            ("comparisons", "source") if source.name == self._suite.comparisons.source else ("methods", self._row or 0)
-        )
+        is_suites = source.name == self._suite.comparisons.source
+        where = self._suite.comparisons_place(self._row, "source") if is_suites else ("methods", self._row or 0)
         plugin = self._source(source.name, *where)
         gold = gold_of(self._suite, self._catalog, self._task) if plugin.cls.simulates_humans else None
         return Comparisons.stage(
@@ -60,6 +60,12 @@ class PlanBuilder(RecipeBuilder):
         )  # fmt: skip
 
     def comparisons(self, start: Stage | None) -> Stage:
+        sound, noise = self._sound_comparisons(start), self._suite.comparisons.noise
+        if not noise:
+            return sound
+        return NoisyComparisons.stage({"comparisons": sound}, noise=noise, seed=self._seed_of("labels"))
+
+    def _sound_comparisons(self, start: Stage | None) -> Stage:
         wanted = self._suite.comparisons
         if wanted.source == HUMAN:
             return self._human(wanted.pairs)

@@ -132,24 +132,28 @@ def _environment(suite: Suite, catalog: Catalog, task: Task) -> dict[str, Any]:
 
 def _checked_data(suite: Suite, task: Task) -> str:
     """The data's digest, once it is read and is enough: a mistake in it shows here, not after minutes of training."""
-    wanted = suite.comparisons
+    wanted = [suite.of_row(row).comparisons for row in range(len(suite.methods))]
+    human = [each.pairs if each.source == HUMAN else each.human_pairs for each in wanted]
     try:
-        digest, answered = task.digest(), len(task.prompts("eval"))
-        human = wanted.pairs if wanted.source == HUMAN else wanted.human_pairs
-        paired = len(task.human_pairs(human, suite.data_seed)) if human else 0
-        elsewhere = len(task.other_texts())
-        compared = paired if wanted.source == HUMAN else len(task.prompts("label"))
+        digest, answered, elsewhere = task.digest(), len(task.prompts("eval")), len(task.other_texts())
+        paired = {count: len(task.human_pairs(count, suite.data_seed)) if count else 0 for count in {*human}}
+        labelled = len(task.prompts("label")) if any(each.source != HUMAN for each in wanted) else 0
     except UserError as error:
         raise suite.error(str(error), "task") from None
-    for split, have, count, *option in (
-        ("eval", answered, suite.evaluation.prompts, "evaluation", "prompts"),
-        ("other", elsewhere, suite.evaluation.other_texts if elsewhere else 0, "evaluation", "other_texts"),
-        ("label", compared, wanted.pairs, "comparisons", "pairs"),
-        ("label", paired, wanted.human_pairs if wanted.source != HUMAN else 0, "comparisons", "human_pairs"),
-    ):
+    other_texts = suite.evaluation.other_texts if elsewhere else 0
+    asked: list[tuple[str, int, int, tuple[str | int, ...]]] = [
+        ("eval", answered, suite.evaluation.prompts, ("evaluation", "prompts")),
+        ("other", elsewhere, other_texts, ("evaluation", "other_texts")),
+    ]
+    for row, (each, pairs) in enumerate(zip(wanted, human, strict=True)):
+        have = paired[pairs] if each.source == HUMAN else labelled
+        asked.append(("label", have, each.pairs, suite.comparisons_place(row, "pairs")))
+        if each.source != HUMAN:
+            asked.append(("label", paired[pairs], pairs, suite.comparisons_place(row, "human_pairs")))
+    for split, have, count, place in asked:
         if have < count:
             problem = f"{count} asked for, the task's {split} split has {have}; lower it or enlarge the split"
-            raise suite.error(problem, *option)
+            raise suite.error(problem, *place)
     return digest
 
 

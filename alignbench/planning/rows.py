@@ -49,7 +49,9 @@ def step_of(plugin: Plugin[AlignmentMethod], label: str) -> Step:
 def lay_out(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int, steps: Steps) -> Row:
     """A cell with its stages. What a plugin raises here, but for a mistake in the suite, is its row's cause."""
     plugin = catalog.method(suite.methods[cell.row].method)
-    planned = PlannedCell(cell.label, plugin.name, plugin.distribution, plugin.version, seed)
+    suite = suite.of_row(cell.row)
+    words = suite.comparisons.in_words
+    planned = PlannedCell(cell.label, plugin.name, plugin.distribution, plugin.version, seed, comparisons=words)
     step = step_of(plugin, cell.label)
     if step in steps.refused:
         return Row(replace(planned, cause=f"{step.owner}: while it was asked for its recipe, {steps.refused[step]}"))
@@ -87,7 +89,7 @@ class _Layout:
         self.place, self.plugin, self.config = row, plugin, config
         self.method = plugin.cls()
         self.code = keys.class_source(plugin.cls)
-        self.plain = PlanBuilder(suite, catalog, task, seed)
+        self.plain = PlanBuilder(suite, catalog, task, seed)  # without the row's own reward
         self.start = self.plain.sft()  # what every row is measured against
         self.gold = gold_of(suite, catalog, task)
         self.prefix = self.method.prefix(config, task.rubric)

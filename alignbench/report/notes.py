@@ -20,7 +20,11 @@ def remarks(records: Sequence[Record]) -> list[str]:
     """A line of plain text for each cell whose policy was not trained as far as the suite allows, or not at all, or
     about which the two golds disagree."""
     found = ((record, [*_remarks(record), *_disagreement(record)]) for record in records)
-    return [*_allowances(records), *(f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said)]
+    return [
+        *_allowances(records),
+        *_labels(records),
+        *(f"{r.label}, seed {r.seed}: {'; '.join(said)}" for r, said in found if said),
+    ]
 
 
 def _allowances(records: Sequence[Record]) -> list[str]:
@@ -33,6 +37,18 @@ def _allowances(records: Sequence[Record]) -> list[str]:
         return []
     allowed = "; ".join(f"{steps}: {', '.join(labels)}" for steps, labels in sorted(rows.items()))
     return [f"Rows were allowed different numbers of optimiser steps ({allowed}), and what parts them may be that"]
+
+
+def _labels(records: Sequence[Record]) -> list[str]:
+    """Where rows did not learn from the same comparisons."""
+    rows: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.context.comparisons and record.snapshot is None:
+            rows.setdefault(record.context.comparisons, {})[record.label] = None
+    if len(rows) < 2:
+        return []
+    learned = "; ".join(f"{words}: {', '.join(labels)}" for words, labels in rows.items())
+    return [f"Rows had different human comparisons ({learned}), and what parts them may be that"]
 
 
 def whole_suite(records: Sequence[Record]) -> list[str]:

@@ -48,8 +48,6 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             ran = plan.stages[cell.score].inputs.get("completions", cell.score)
             scores = read_json(folder / "scores.json")
             machine = store.meta(ran if store.has(ran) else cell.score)["machine"]
-    wanted = plan.suite.comparisons
-    beside = f", and {wanted.human_pairs} real human pairs" if wanted.human_pairs else ""
     train_key = cell.train if cell.train is not None and plan.stages[cell.train].kind == "train" else None
     row = {
             "format": FORMAT, "suite": plan.suite.name, "label": cell.label, "method": cell.method,
@@ -64,7 +62,7 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
                 "share": plan.suite.share, "delta": plan.suite.evaluation.delta,
                 "confidence": plan.suite.evaluation.confidence, "bootstrap": plan.suite.evaluation.bootstrap,
                 "model": near(plan.suite.model), "task": plan.task_in_words,
-                "comparisons": f"{wanted.pairs} pairs, labelled by {wanted.source}{beside}",
+                "comparisons": cell.comparisons,
             },
             "provenance": provenance_of(plan, cell, store, prices),
         }  # fmt: skip

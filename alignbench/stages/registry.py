@@ -12,6 +12,7 @@ from alignbench.stages.human_comparisons import HumanComparisons
 from alignbench.stages.joined_comparisons import JoinedComparisons
 from alignbench.stages.kind import Kind, Told
 from alignbench.stages.lm_loss import LMLoss
+from alignbench.stages.noisy_comparisons import NoisyComparisons
 from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.reward_card import RewardCard
 from alignbench.stages.reward_model import FittedRewardModel
@@ -26,8 +27,9 @@ from alignbench.stages.untrained import Untrained
 KINDS: dict[str, Kind] = {
     kind.name: kind()
     for kind in (
-        SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, FittedRewardModel, Train, Snapshot, Untrained,
-        Completions, GoldRewards, SecondGoldRewards, ProxyRewards, GoldCard, RewardCard, ClosedForm, LMLoss, Score,
+        SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, NoisyComparisons, FittedRewardModel, Train,
+        Snapshot, Untrained, Completions, GoldRewards, SecondGoldRewards, ProxyRewards, GoldCard, RewardCard,
+        ClosedForm, LMLoss, Score,
     )
 }  # fmt: skip
 OTHER = Kind()

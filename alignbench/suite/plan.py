@@ -56,6 +56,7 @@ class PlannedCell:
     own: tuple[str, ...] = ()  # stages the row alone is charged for
     asked: tuple[str, ...] = ()  # stages it uses once it is trained, such as the reward model a decoding rule asks
     cause: str | None = None  # why there are no stages
+    comparisons: str = ""  # what it may learn from, in words
     brought: tuple[
         Mapping[str, str], ...
     ] = ()  # distributions whose plugins it runs: name, version, digest of the code

@@ -130,6 +130,27 @@ class Comparisons(Config):
     options: Options = Field(default_factory=dict)  # of the source
     pairs: Count = 256
     human_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # real pairs of the task, beside those of another source
+    noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of them all that is turned round; 0.5 says nothing
+
+    @property
+    def in_words(self) -> str:
+        beside = f", and {self.human_pairs} real human pairs" if self.human_pairs else ""
+        wrong = f", {self.noise:.0%} of them turned round" if self.noise else ""
+        return f"{self.pairs} pairs, labelled by {self.source}{beside}{wrong}"
+
+
+class OwnComparisons(Config):
+    """What a row has otherwise than the suite's `comparisons`; a `source` of its own has options of its own too."""
+
+    source: Text | None = None
+    options: Options = Field(default_factory=dict)
+    pairs: Count | None = None
+    human_pairs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
+
+    def over(self, suites: Comparisons) -> Comparisons:
+        asked = {name: value for name, value in self if value is not None and name in self.model_fields_set}
+        return suites.model_copy(update={"options": {}, **asked} if "source" in asked else asked)
 
 
 class Sampling(Config):
@@ -174,6 +195,7 @@ class Row(Config):
     reward: Named | None = None  # in place of the reward model on the human comparisons
     sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     max_steps: NonNegativeInt | None = None  # optimiser steps; None: the suite's
+    comparisons: OwnComparisons | None = None  # what it learns from, where it is not the suite's
 
     @model_validator(mode="before")
     @classmethod
@@ -238,7 +260,8 @@ class Suite(Config):
 
     @model_validator(mode="after")
     def _shares_what_it_rests_on(self) -> Suite:
-        rests_on = {"reward_model": ("sft", "labels"), "labels": () if self.comparisons.source == "human" else ("sft",)}
+        is_human = all(wanted.source == "human" for wanted in self.all_comparisons)
+        rests_on = {"reward_model": ("sft", "labels"), "labels": () if is_human else ("sft",)}
         for part in self.share:
             if missing := [below for below in rests_on.get(part, ()) if below not in self.share]:
                 raise ValueError(
@@ -248,13 +271,33 @@ class Suite(Config):
 
     @model_validator(mode="after")
     def _lists_are_of_one_length(self) -> Suite:
-        is_mixed = self.comparisons.source != "human" and self.comparisons.human_pairs and self.samples.per_prompt != 2
+        is_mixed = self.samples.per_prompt != 2 and any(
+            wanted.source != "human" and wanted.human_pairs for wanted in self.all_comparisons
+        )
         if self.reward_model.loss == "listwise" and is_mixed:
             raise ValueError(
                 f"reward_model.loss: listwise cannot take lists of {self.samples.per_prompt} (samples.per_prompt) and "
                 "pairs (comparisons.human_pairs) together; set human_pairs to 0, or loss to pairwise"
             )
         return self
+
+    @property
+    def all_comparisons(self) -> tuple[Comparisons, ...]:
+        """The suite's, and those that rows have of their own."""
+        own = (row.comparisons.over(self.comparisons) for row in self.methods if row.comparisons is not None)
+        return (self.comparisons, *own)
+
+    def of_row(self, row: int) -> Suite:
+        """As `methods[row]` has it: with its own comparisons, where it asks for any."""
+        own = self.methods[row].comparisons
+        return self if own is None else self.model_copy(update={"comparisons": own.over(self.comparisons)})
+
+    def comparisons_place(self, row: int | None, key: str) -> tuple[str | int, ...]:
+        """Where the file says this of the comparisons of a row."""
+        own = None if row is None else self.methods[row].comparisons
+        if row is None or own is None or key not in own.model_fields_set:
+            return ("comparisons", key)
+        return ("methods", row, "comparisons", key)
 
     def cells(self, kl_knobs: Mapping[str, str | None]) -> tuple[Cell, ...]:
         """The rows with their sweeps unfolded. `kl_knobs`: the `kl_knob` of every known method."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from math import log
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -21,8 +21,6 @@ import alignbench
 from alignbench import AlignmentMethod, Inputs, MethodConfig, RecipeBuilder, Trial, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
 LossType = Literal["sigmoid", "ipo", "robust"]
@@ -92,14 +90,7 @@ def permute(work: Work) -> None:
     to one side."""
     rows = work.rows("comparisons")
     turned = set(random.Random(work.seed).sample(range(len(rows)), len(rows) // 2))
-    work.save_rows([_turned(row) if i in turned else row for i, row in enumerate(rows)])
-
-
-def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison the other way round: each text keeps what is known of it."""
-    sides = {"chosen": "rejected", "rejected": "chosen"}
-    names = {f"{side}{end}": f"{other}{end}" for side, other in sides.items() for end in ("", "_ended")}
-    return {**{names.get(name, name): value for name, value in row.items()}, "ranked": row["ranked"][::-1]}
+    work.save_rows([alignbench.turned(row) if i in turned else row for i, row in enumerate(rows)])
 
 
 @alignbench.hookimpl
