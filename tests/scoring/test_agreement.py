@@ -1,0 +1,170 @@
+"""Alpha and the agreement of one rater, against published values, brute force and simulated truth."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from alignbench.scoring.agreement import (
+    agreement_with_others,
+    alpha,
+    alpha_interval,
+    count_votes,
+    interval_of_pairs,
+    interval_of_ratio,
+    wilson_of_credit,
+)
+from alignbench.scoring.stats import wilson
+
+LEVELS = ("nominal", "ordinal", "interval")
+
+# Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): four observers, twelve units, "." is no vote; the
+# coincidences that he works out of them by hand, and his alphas.
+OBSERVERS = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
+COINCIDENCES = np.array(
+    [[7, 4 / 3, 1 / 3, 1 / 3, 0], [4 / 3, 10, 4 / 3, 1 / 3, 0], [1 / 3, 4 / 3, 8, 1 / 3, 0],
+     [1 / 3, 1 / 3, 1 / 3, 4, 0], [0, 0, 0, 0, 3]]
+)  # fmt: skip
+ALPHAS = {"nominal": 0.743, "ordinal": 0.815, "interval": 0.849}
+
+
+def counted(rows: list[str]) -> sparse.csr_array:
+    """Rows are observers, columns units, labels the digits 1 to 5."""
+    votes = [(unit, int(label) - 1) for row in rows for unit, label in enumerate(row) if label != "."]
+    items, labels = np.array(votes).T
+    return count_votes(items, labels, len(rows[0]), 5)
+
+
+def difference(level: str, one: int, other: int, values: np.ndarray, n: np.ndarray) -> float:
+    """Krippendorff's squared differences as he defines them; `n` counts the pairable votes of each label."""
+    if level == "nominal":
+        return float(one != other)
+    if level == "interval":
+        return float(values[one] - values[other]) ** 2
+    low, high = sorted((one, other))
+    return (n[low : high + 1].sum() - (n[low] + n[high]) / 2) ** 2
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_alpha_of_krippendorffs_worked_example(level: str) -> None:
+    values, n = np.arange(1.0, 6.0), COINCIDENCES.sum(axis=1)
+    assert n.tolist() == pytest.approx([9, 13, 10, 5, 3])
+    delta = np.array([[difference(level, c, k, values, n) for k in range(5)] for c in range(5)])
+    by_hand = 1 - (n.sum() - 1) * (COINCIDENCES * delta).sum() / (np.outer(n, n) * delta).sum()
+    assert round(by_hand, 3) == ALPHAS[level]
+    assert alpha(counted(OBSERVERS), values, level) == pytest.approx(by_hand, abs=1e-6)  # type: ignore[arg-type]
+
+
+def brute_force(table: list[list[int]], values: np.ndarray, level: str) -> float:
+    """`table` (units, votes of each): every ordered pair of votes, in a loop."""
+    units = [votes for votes in table if len(votes) > 1]
+    every = [vote for votes in units for vote in votes]
+    n = np.bincount(every, minlength=len(values))
+    observed = expected = 0.0
+    for votes in units:
+        for i, j in product(range(len(votes)), repeat=2):
+            if i != j:
+                observed += difference(level, votes[i], votes[j], values, n) / (len(votes) - 1) / len(every)
+    for i, j in product(range(len(every)), repeat=2):
+        if i != j:
+            expected += difference(level, every[i], every[j], values, n) / (len(every) * (len(every) - 1))
+    return 1 - observed / expected
+
+
+@pytest.mark.parametrize(("level", "seed"), product(LEVELS, range(4)))
+def test_alpha_equals_a_loop_over_all_pairs_of_votes_with_votes_missing(level: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.sort(rng.normal(size=4)) * 10.0**seed
+    table = [rng.integers(0, 4, rng.integers(1, 6)).tolist() for _ in range(15)]
+    items = np.repeat(np.arange(15), [len(votes) for votes in table])
+    counts = count_votes(items, np.concatenate(table), 15, 4)
+    assert alpha(counts, values, level) == pytest.approx(brute_force(table, values, level), abs=1e-6)  # type: ignore[arg-type]
+
+
+def test_alpha_is_one_in_agreement_and_undefined_where_nothing_varies() -> None:
+    items = np.array([0, 0, 1, 1])
+    agreed = count_votes(items, np.array([0, 0, 1, 1]), 2, 2)
+    assert alpha(agreed, np.arange(2.0), "nominal") == 1
+    alike = alpha_interval(count_votes(items, np.zeros(4, dtype=int), 2, 1), np.zeros(1), "interval")
+    assert all(math.isnan(end) for end in alike)
+    with pytest.raises(ValueError, match="two votes"):
+        alpha(count_votes(np.array([0, 1]), np.array([0, 1]), 2, 2), np.arange(2.0), "nominal")
+
+
+def test_values_as_large_as_floats_go_have_the_alpha_of_their_multiples() -> None:
+    small = alpha(counted(OBSERVERS), np.arange(1.0, 6.0), "interval")
+    assert alpha(counted(OBSERVERS), np.arange(1.0, 6.0) * 3e307, "interval") == pytest.approx(small)
+
+
+def test_the_interval_of_alpha_covers_the_truth_as_often_as_it_says() -> None:
+    """Item effect and noise of variance 1 each: the population's alpha at interval level is 1/2."""
+    rng, hits = np.random.default_rng(0), 0
+    items = np.repeat(np.arange(60), 4)
+    for seed in range(200):
+        values, labels = np.unique(rng.normal(size=(60, 1)) + rng.normal(size=(60, 4)), return_inverse=True)
+        counts = count_votes(items, labels.ravel(), 60, len(values))
+        found = alpha_interval(counts, values, "interval", resamples=200, seed=seed)
+        hits += found.low <= 0.5 <= found.high
+    assert 0.88 <= hits / 200 <= 0.985
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_items_with_the_same_votes_are_drawn_as_often_as_others(level: str) -> None:
+    """Four hundred items of three kinds, which are resampled by kind, against resamples of the items themselves."""
+    rng = np.random.default_rng(0)
+    kinds = np.array([[3, 0], [2, 1], [0, 3]])[rng.integers(0, 3, 400)]  # (I, L) counts
+    by_kind = alpha_interval(sparse.csr_array(kinds.astype(float)), np.arange(2.0), level, resamples=4000)
+    indices = rng.integers(0, 400, (4000, 400))
+    one_by_one = [alpha(sparse.csr_array(kinds[rows].astype(float)), np.arange(2.0), level) for rows in indices[:1000]]
+    low, high = np.quantile(one_by_one, [0.025, 0.975])
+    assert by_kind.low == pytest.approx(low, abs=0.02)
+    assert by_kind.high == pytest.approx(high, abs=0.02)
+
+
+def test_a_rater_is_compared_with_the_others_as_a_loop_does_it() -> None:
+    rng = np.random.default_rng(0)
+    items, labels = rng.integers(0, 60, 250), rng.integers(0, 3, 250)
+    found = agreement_with_others(count_votes(items, labels, 60, 3), items, labels)
+    for vote, (item, label) in enumerate(zip(items, labels, strict=True)):
+        others = [one for place, one in enumerate(labels) if place != vote and items[place] == item]
+        if not others:
+            assert math.isnan(found[vote])
+            continue
+        most = max(others.count(one) for one in range(3))
+        front = [one for one in range(3) if others.count(one) == most]
+        assert found[vote] == pytest.approx((label in front) / len(front))
+    assert len(set(found[~np.isnan(found)].tolist())) == 4  # 0, 1/3, 1/2 and 1 all happen
+
+
+def test_the_interval_of_a_ratio_is_wider_where_votes_hang_together() -> None:
+    rng = np.random.default_rng(0)
+    alone = interval_of_ratio(rng.binomial(1, 0.5, 1000).astype(float), np.ones(1000))
+    grouped = interval_of_ratio(10.0 * rng.binomial(1, 0.5, 100), np.full(100, 10.0))
+    assert alone.high - alone.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 1000), rel=0.1)
+    assert grouped.high - grouped.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 100), rel=0.15)
+
+
+def test_the_interval_of_pairs_covers_where_texts_are_shared_and_a_plain_one_does_not() -> None:
+    rng, covered, plain = np.random.default_rng(0), 0, 0
+    left = np.tile(np.arange(80), 3)
+    right = (left + np.repeat([1, 2, 3], 80)) % 80
+    for _ in range(300):
+        effect = rng.normal(size=80) * 0.1
+        hits = 0.5 + effect[left] + effect[right] + rng.normal(size=240) * 0.1
+        found = interval_of_pairs(hits, left, right)
+        covered += found.low <= 0.5 <= found.high
+        plain += abs(hits.mean() - 0.5) <= 1.96 * hits.std() / math.sqrt(240)
+    assert covered / 300 >= 0.89
+    assert plain / 300 < 0.8
+
+
+def test_wilson_with_half_hits_lies_between_its_whole_neighbours() -> None:
+    for hits in (0, 3, 10):
+        assert wilson_of_credit(hits, 10) == pytest.approx(wilson(hits, 10))
+    assert wilson(3, 10).low < wilson_of_credit(3.5, 10).low < wilson(4, 10).low
+    with pytest.raises(ValueError, match=r"10\.5 of 10"):
+        wilson_of_credit(10.5, 10)
