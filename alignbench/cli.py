@@ -16,17 +16,18 @@ from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from alignbench import __version__
+from alignbench.agreement_cli import agreement
 from alignbench.cache_cli import cache
 from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
 from alignbench.terminal import (
     add_current_folder,
     finish_streams,
     leave_current_folder,
+    new_console,
     open_streams,
     refuse_to_vanish,
 )
@@ -45,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 app.add_typer(cache, name="cache")
-_has_width = (sys.stdout is not None and sys.stdout.isatty()) or os.environ.get("COLUMNS")
-console = Console(width=None if _has_width else 200)  # a pipe has none
+app.command()(agreement)
+console = new_console()
 
 USAGE: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
 CELL = 200  # characters of a cell that a plugin's author wrote

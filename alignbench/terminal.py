@@ -7,6 +7,14 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from rich.console import Console
+
+
+def new_console() -> Console:
+    """Of the standard output, 200 columns wide where that is a pipe, which has no width."""
+    has_width = (sys.stdout is not None and sys.stdout.isatty()) or os.environ.get("COLUMNS")
+    return Console(width=None if has_width else 200)
+
 
 def leave_current_folder() -> None:
     """Python put the current folder first on the path (`python -m`, `python -c`): take it off. A `yaml.py` or a

@@ -26,16 +26,23 @@ TABLE = {
     "engine": "api errors suite.machine suite.spec",
     "feedback": "api engine errors hookspecs suite.spec",
     "tasks": "api assets engine errors feedback hookspecs store",
-    "scoring": "api engine errors rl store suite",
+    "scoring": "api engine errors feedback rl store suite tasks",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
+<<<<<<< HEAD
     "report": "errors scoring.crossed scoring.frontier scoring.glossary scoring.overoptimisation scoring.paired "
     "scoring.record scoring.stats scoring.traces scoring.tuned store",
+=======
+    "report": "errors feedback scoring.crossed scoring.frontier scoring.glossary scoring.paired scoring.rated_texts "
+    "scoring.record scoring.stats scoring.traces scoring.tuned scoring.vote_summary store",
+>>>>>>> 4458cbd (alignbench agreement: how far annotators agree, and what their votes are worth)
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
+    "agreement_cli": "api errors feedback plugins report scoring terminal",
     "cache_cli": "errors store",
-    "cli": "__init__ assets cache_cli errors planning plugins report run scaffold scoring store suite terminal testing",
+    "cli": "__init__ agreement_cli assets cache_cli errors planning plugins report run scaffold scoring store suite "
+    "terminal testing",
     "docs": "api cli hookspecs plugins suite testing",
 }
 ORDER = tuple(TABLE)
@@ -51,6 +58,8 @@ FINE = {
     "scoring.frontier",
     "scoring.traces",
     "scoring.tuned",
+    "scoring.rated_texts",
+    "scoring.vote_summary",
 }  # where a part of a room is meant
 PLUGINS = {"alignbench_baselines": "", "alignbench_constitutional": "alignbench_ppo", "alignbench_dpo": "",
            "alignbench_ppo": "", "alignbench_rlaif": "alignbench_ppo"}  # fmt: skip
@@ -131,7 +140,16 @@ def test_no_file_of_a_kind_imports_another_kinds() -> None:
 
 def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:
     """At the top of a file; inside a function, with the reason, it is fine."""
-    files = ("errors.py", "rl.py", "hookspecs.py", "plugins.py", "cli.py", "cache_cli.py", "terminal.py")
+    files = (
+        "errors.py",
+        "rl.py",
+        "hookspecs.py",
+        "plugins.py",
+        "cli.py",
+        "terminal.py",
+        "cache_cli.py",
+        "agreement_cli.py",
+    )
     for name in (*files, "api", "store", "assets", "suite", "planning", "report", "tasks", "scaffold", "docs"):
         path = ROOT / "alignbench" / name
         for file in [path] if path.is_file() else path.rglob("*.py"):

@@ -9,7 +9,7 @@ from alignbench.api.config import Config, Count, MethodConfig, OptimizerConfig
 from alignbench.api.data import Demonstration, Pair, Rubric, Split, TrainingData, turned
 from alignbench.api.methods import NEEDS, AlignmentMethod, Decoding
 from alignbench.api.stages import Inputs, RecipeBuilder, SourceRef, Stage, View, Work
-from alignbench.api.tasks import HeldOutPairs, HumanModel, Labels, RewardSource, SourceRoom, Task
+from alignbench.api.tasks import HeldOutPairs, HumanModel, Labels, RatedText, RewardSource, SourceRoom, Task
 from alignbench.api.tensors import ActorCritic, PreferenceBatch, Rollout, TokenBatch
 from alignbench.api.trial import Budget, Trial
 
@@ -30,6 +30,7 @@ __all__ = [
     "OptimizerConfig",
     "Pair",
     "PreferenceBatch",
+    "RatedText",
     "RecipeBuilder",
     "RewardSource",
     "Rollout",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from alignbench.api.config import Config
 from alignbench.api.data import Pair, Rubric, TrainingData
@@ -69,6 +69,16 @@ class HumanModel(RewardSource):
     rating_sd: float  # SD of single ratings around the mean of their text, on the rating scale
 
 
+class RatedText(Protocol):
+    """A text and what each of its raters said of it."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def ratings(self) -> Sequence[float]: ...  # one per rater, in no order
+
+
 class HeldOutPairs(NamedTuple):
     """Real human preferences no training stage saw, and how well one human does on them."""
 
@@ -101,6 +111,11 @@ class Task(TrainingData):
     def other_pairs(self, count: int) -> Mapping[str, HeldOutPairs]:
         """Real human preferences over texts of other kinds than the task's, `count` of each kind, by its name: what a
         reward model is worth outside its domain. Empty: the task has none."""
+        return {}
+
+    def single_ratings(self) -> Mapping[str, Sequence[RatedText]]:
+        """All rated texts of the task's data, each once, with their single ratings, by domain: what `alignbench
+        agreement` reads. Empty: its data are no ratings."""
         return {}
 
     def other_texts(self) -> Sequence[str]:

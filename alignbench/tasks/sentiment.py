@@ -113,6 +113,11 @@ class Sentiment(Task):
     def other_pairs(self, count: int) -> dict[str, HeldOutPairs]:
         return other_ratings.held_out_pairs(count, self.data_seed, self.config.min_gap)
 
+    def single_ratings(self) -> dict[str, list[ratings.Sentence]]:
+        movies = ratings.load_sentences(asset_folder("movie-ratings") / "movie_ratings.jsonl")
+        others = {kind: other_ratings.sentences(kind, self.data_seed) for kind in other_ratings.KINDS}
+        return {"movies": ratings.in_order(movies, self.data_seed), **others}
+
     def other_texts(self) -> list[str]:
         """Of newspaper editorials: whole sentences as reviews are, and about anything but a film."""
         return [sentence.text for sentence in other_ratings.sentences("editorials", self.data_seed)]

@@ -30,6 +30,7 @@ READS: dict[str, Callable[[Any, Work], Any]] = {
     "the held-out pairs": lambda task, work: task.held_out_pairs(),
     "pairs of other kinds": lambda task, work: task.other_pairs(1),
     "texts of another kind": lambda task, work: task.other_texts(),
+    "single ratings": lambda task, work: task.single_ratings(),
     "the gold reward's stage": lambda task, work: task.gold(None),
     "the gold reward": lambda task, work: task.load_gold(work.folder, None),
     "the second gold's stage": lambda task, work: task.second_gold(None),
