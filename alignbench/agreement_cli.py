@@ -82,7 +82,7 @@ def _of_file(
     )
     from alignbench.scoring.vote_summary import summarise
 
-    if output is not None and output.exists() and path.exists() and output.samefile(path):
+    if output is not None and _is_same(output, path):
         raise UserError(f"--output {printable(str(output), 400)}: would replace the votes; name another file")
     votes = read_votes(path, level)
     if votes.comparisons is not None:
@@ -107,6 +107,13 @@ def _of_file(
             console.print(note, highlight=False, markup=False)
     if output is not None:
         console.print(f"{printable(str(output), 400)} written; a tie is an empty cell", highlight=False, markup=False)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there, or cannot be
+        return False
 
 
 def _refuse(subject: str, *options: tuple[str, object]) -> None:

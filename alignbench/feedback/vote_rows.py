@@ -61,7 +61,10 @@ class VotesFile:
         return self.path.suffix.lower() == ".csv"
 
     def _header(self) -> list[str]:
-        names = [name.strip() for name in next(csv.reader(io.StringIO(self.text, newline="")), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader(io.StringIO(self.text, newline="")), [])]
+        except csv.Error as error:
+            self.refuse(f"is no CSV ({error}); start it with a line of column names", 1)
         if twice := next((name for name in names if name and names.count(name) > 1), None):
             self.refuse(f"two columns are called '{printable(twice, SHOWN)}'; rename one", 1)
         return names

@@ -117,7 +117,7 @@ class _Gathered:
         if left in WORDS or right in WORDS:
             self.file.refuse("an item called left, right or tie makes `winner` ambiguous; rename it", line)
         first, second = (left, right) if left < right else (right, left)
-        if hashlib.sha256(f"{question}\0{first}\0{second}".encode()).digest()[0] & 1:
+        if hashlib.sha256(f"{question}\0{first}\0{second}".encode("utf-8", "surrogatepass")).digest()[0] & 1:
             first, second = second, first
         won = self._winner("winner", winner, left, right, line)
         label = "tie" if not won else "first" if won == first else "second"

@@ -70,7 +70,10 @@ def domain_agreement(domain: str, texts: Sequence[RatedText], raters: Sequence[i
         wanted = f"{max(raters)} votes and a truth need {max(raters) + TRUTH_MIN} ratings"
         raise UserError(f"{domain}: {wanted}, and {len(enough)} texts have so many: lower --raters")
     votes = paired_votes([one.ratings for one in enough], max(raters), seed)
-    one_rater, pairs = _one_rater(sentences, seed)
+    try:
+        one_rater, pairs = _one_rater(sentences, seed)
+    except UserError as error:
+        raise UserError(f"{domain}: {error}") from None
     return DomainAgreement(
         domain=domain, texts=len(texts), ratings=sum(len(one.ratings) for one in texts),
         alpha=alpha_interval(counts, values.astype(float), "interval", seed=seed),

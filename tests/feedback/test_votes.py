@@ -27,6 +27,7 @@ BAD = {
     "an empty cell": (HEAD + "a,r1,1\na,,1\n", "nominal", ":3: no rater", "leave the row out"),
     "a short row": (HEAD + "a,r1\n", "nominal", ":2: 2 cells, the header has 3", "quote a cell"),
     "a long row": (HEAD + "a,r1,1,2\n", "nominal", ":2: 4 cells, the header has 3", "quote a cell"),
+    "a header without end": ("x" * 200_000 + "\na,r1,1\n", "nominal", ":1: is no CSV", "a line of column names"),
     "an open quotation mark": (HEAD + 'a,r1,"1\na,r2,2\n', "nominal", ":3: is no CSV", "close every quotation mark"),
     "two votes of one rater": (HEAD + TWO + "a,r1,2\n", "nominal",
                                ":4: rater 'r1' labelled item 'a' otherwise in line 2", "keep one of the two"),
@@ -149,6 +150,14 @@ def test_which_of_two_comes_first_is_drawn_and_not_the_alphabet(tmp_path: Path) 
     found = read_votes(file)
     assert len(found.items) == 200
     assert 70 < found.comparisons.pairs.count(("a", "b")) < 130  # type: ignore[union-attr]
+
+
+def test_half_a_character_in_a_name_is_read(tmp_path: Path) -> None:
+    """No encoding can write it, and a hash is drawn from the name."""
+    file = tmp_path / "votes.jsonl"
+    row = '{"left": "\\ud800", "right": "b", "winner": "b", "rater": %d}\n'
+    file.write_text(row % 1 + row % 2)
+    assert read_votes(file).comparisons.players == ["\ud800", "b"]  # type: ignore[union-attr]
 
 
 def test_comparisons_are_nominal(tmp_path: Path) -> None:
