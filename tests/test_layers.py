@@ -29,8 +29,9 @@ TABLE = {
     "scoring": "api engine errors feedback rl store suite tasks",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
-    "report": "errors feedback scoring.crossed scoring.frontier scoring.glossary scoring.overoptimisation scoring.paired "
-    "scoring.rated_texts scoring.record scoring.stats scoring.traces scoring.tuned scoring.vote_summary store",
+    "report": "errors feedback scoring.crossed scoring.frontier scoring.glossary scoring.overoptimisation "
+    "scoring.paired scoring.rated_texts scoring.record scoring.stats scoring.traces scoring.tuned "
+    "scoring.vote_summary store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
