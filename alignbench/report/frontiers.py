@@ -38,6 +38,7 @@ class Frontiers(NamedTuple):
     """All that is told of the rows that have a trace, or should have one."""
 
     traces: dict[str, dict[int, Trace]]  # by row and seed
+    points: tuple[str, ...]  # rows of one setting beside swept ones: they limit no range, and are not compared
     places: tuple[float, ...]  # nats, rising
     at: dict[float, dict[str, Read]]  # by place and row
     within: Range  # of area and hypervolume
@@ -49,11 +50,16 @@ class Frontiers(NamedTuple):
 
 def is_traced(records: Sequence[Record]) -> bool:
     """Whether any row was scored at two or more settings or snapshots."""
+    return bool(swept(records))
+
+
+def swept(records: Sequence[Record]) -> set[str]:
+    """The rows that were scored at two or more settings or snapshots."""
     scored: dict[str, set[str]] = {}
     for record in records:
         if fault_of(record) is None:
             scored.setdefault(row_of(record), set()).add(where_of(record))
-    return any(len(places) > 1 for places in scored.values())
+    return {row for row, places in scored.items() if len(places) > 1}
 
 
 def frontiers(records: Sequence[Record], confidence: float = CONFIDENCE) -> Frontiers | None:
@@ -65,20 +71,24 @@ def frontiers(records: Sequence[Record], confidence: float = CONFIDENCE) -> Fron
     largest = max((p.x for by_seed in shown.values() for trace in by_seed.values() for p in trace.points), default=0.0)
     if largest < LEAST:
         return None
-    within = common_range(records, KL)
+    many = swept(records)
+    points = tuple(row for row in shown if row not in many) if len(many) > 1 else ()
+    within = common_range([record for record in records if row_of(record) not in points], KL)
     places = places_of(within.high, largest)
     at = {place: _rows(matched_values(records, KL, place), shown) for place in places}
     volumes, _ = hypervolumes(records, KL, within)
     shared = max((place for place in places if place <= within.high), default=None)
+    judged = {row: read for row, read in at[shared].items() if row not in points} if shared else {}
     return Frontiers(
         shown,
+        points,
         places,
         at,
         within,
         _rows(areas(records, KL, within), shown),
         {row: _read(volumes[row]) for row in shown},
         shared,
-        _claims(records, at[shared], f"gain at {shared:g} nats", confidence) if shared else verdicts.Claims([]),
+        _claims(records, judged, f"gain at {shared:g} nats", confidence) if shared else verdicts.Claims([]),
     )
 
 
@@ -142,7 +152,7 @@ def _claimed(found: Frontiers, confidence: float) -> Iterator[str]:
         return  # why, stands with the verdicts on the rows' ends
     yield from verdicts.lines(found.said, confidence)
     for row, read in found.at[found.shared].items():
-        if not read.is_whole:
+        if not read.is_whole and row not in found.points:
             yield f"{row} is not compared: {found.shared:g} nats were {read.reached} replicates"
 
 
@@ -155,6 +165,11 @@ def _chosen(found: Frontiers) -> Iterator[str]:
         f"{low:g} to {high:.3g} nats, where {last} ends."
     )
     yield f"Hypervolume: what measured points alone cover of it, from the reference point {high:.3g} nats, gain 0."
+    if found.points:
+        yield (
+            f"Of one setting, and so points and no frontiers: {', '.join(found.points)}. They limit no range, and are "
+            "not compared here."
+        )
     yield "Both take the best points by the prompts they are told on, which flatters rows of many points."
 
 

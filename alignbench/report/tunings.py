@@ -61,9 +61,17 @@ def tunings(records: Sequence[Record], confidence: float = CONFIDENCE) -> Tuning
     return Tunings(rows, target, reached, _claims(ends, rows, confidence))
 
 
+def _untuned(rows: dict[str, dict[int, Tuned]]) -> tuple[str, ...]:
+    """Beside two tuned rows or more, those of one setting but the start, which gains nothing by definition."""
+    one = [row for row, by_seed in rows.items() if all(len(tuned.trials) < 2 for tuned in by_seed.values())]
+    moved = [row for row in one if any(any(tuned.values or ()) for tuned in rows[row].values())]
+    return tuple(moved) if len(rows) - len(one) > 1 else ()
+
+
 def _claims(ends: Sequence[Record], rows: dict[str, dict[int, Tuned]], confidence: float) -> verdicts.Claims:
+    alone = _untuned(rows)
     values = {row: {seed: t.values for seed, t in by_seed.items() if t.values} for row, by_seed in rows.items()}
-    whole = {row: by_seed for row, by_seed in values.items() if len(by_seed) == len(rows[row])}
+    whole = {row: by_seed for row, by_seed in values.items() if len(by_seed) == len(rows[row]) and row not in alone}
     return verdicts.judged(whole, verdicts.delta_of(ends), confidence, on="gain of the best setting")
 
 
@@ -135,6 +143,8 @@ def _notes(found: Tunings, confidence: float, is_brief: bool) -> Iterator[str]:
             "which one of these trials, or a snapshot of it, was measured there, with every stage it rests on, the "
             "mean over the replicates that got there."
         )
+    if alone := _untuned(found.rows):
+        yield f"Nothing was tuned of {', '.join(alone)}: they are compared at their one setting, above, and not here."
     if found.said.verdicts:
         yield from verdicts.lines(found.said, confidence, is_brief=is_brief)
     for row, by_seed in found.rows.items():

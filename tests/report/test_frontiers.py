@@ -123,6 +123,28 @@ def test_a_row_that_did_not_get_there_in_every_replicate_has_no_mean_and_no_verd
     assert "- No point: ppo beta=1, seed 3: failed: boom" in text
 
 
+def test_rows_of_one_setting_beside_swept_ones_limit_no_range_and_are_not_compared() -> None:
+    records = swept("dpo", 0.9, (1.0, 4.5), 4) + swept("ppo", 0.1, (1.0, 4.5), 4)
+    control = [cell("permuted", 0.3, 0.0, seed) for seed in range(4)]
+    alone, beside = frontiers(records), frontiers([*records, *control])
+    assert alone is not None
+    assert beside is not None
+    assert beside.points == ("permuted",)
+    assert (beside.within, beside.places, beside.said) == (alone.within, alone.places, alone.said)
+    text = section(beside)
+    assert cells(text)["permuted"]["Gain at 2 nats"] == "not reached"
+    assert any("no frontiers: permuted." in line for line in text)
+    assert not any("permuted is not compared" in line for line in text)
+
+
+def test_beside_one_swept_row_the_others_are_compared_with_it_at_their_one_setting() -> None:
+    records = swept("dpo", 0.9, (1.0, 4.5), 4) + [cell("ppo", 2.5, 0.2, seed) for seed in range(4)]
+    found = frontiers(records)
+    assert found is not None
+    assert found.points == ()
+    assert {(verdict.a, verdict.b) for verdict in found.said.verdicts} == {("dpo", "ppo")}
+
+
 def test_nothing_is_told_where_nothing_is_traced() -> None:
     single = [cell("dpo", 2.0, 1.0), cell("ppo beta=1", 3.0, 1.0), failed(cell("ppo beta=2", 3.0, 1.0))]
     still = swept("dpo", 0.0, (1e-9, 2e-9))

@@ -108,6 +108,20 @@ def test_best_settings_are_compared_and_no_pair_below_three_replicates() -> None
     assert "is better than" not in "".join(section(few))
 
 
+def test_beside_tuned_rows_one_of_a_single_setting_is_told_and_not_compared() -> None:
+    control = [record("permuted", None, 0.02, seed) for seed in range(4)]
+    found, alone = tunings([*suite(), *control]), tunings(suite())
+    assert found is not None
+    assert alone is not None
+    assert found.said.verdicts == alone.said.verdicts
+    lines = section(found)
+    assert cells(lines, "permuted")[1] == "1"
+    assert any("Nothing was tuned of permuted:" in line for line in lines)
+    one_tuned = tunings([r for r in [*suite(), *control] if r.method != "ppo"])  # nothing else to be tuned against
+    assert one_tuned is not None
+    assert ("dpo", "permuted") in {(v.a, v.b) for v in one_tuned.said.verdicts}
+
+
 def test_a_row_without_a_score_in_some_replicate_is_not_compared_and_its_failures_are_named() -> None:
     lost = {"status": "failed", "cause": "out of memory", "per_prompt": {}, "metrics": {}}
     records = [r for r in suite() if not (r.label.startswith("ppo") and r.seed == 2)]
