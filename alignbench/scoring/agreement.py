@@ -107,18 +107,25 @@ def interval_of_pairs(
     right: np.ndarray,  # (P,)
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Mean over pairs that share texts: the normal interval with the dyadic-robust variance of Aronow, Samii &
-    Assenova, Political Analysis 2015, equation 2. Two pairs may depend on each other if a text is in both."""
+    """Mean over pairs that share texts: the normal interval with `dyadic_variance`."""
     if len(hits) < 2:
         raise ValueError(f"an interval needs at least two pairs, got {len(hits)}")
     mean = float(hits.mean())
     rest = hits - mean
-    by_text = np.bincount(left, rest, max(left.max(), right.max()) + 1)
-    by_text += np.bincount(right, rest, len(by_text))
-    alone = float(rest @ rest)
-    variance = max(float(by_text @ by_text) - alone, alone) / len(hits) ** 2  # a pair is at two texts; once is enough
+    variance = max(dyadic_variance(rest, left, right), float(rest @ rest)) / len(hits) ** 2
     half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(variance)
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def dyadic_variance(rest: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
+    """Of the sum of (P,) values whose residuals are `rest`: their products over all pairs of pairs with a text in
+    common, each once and each with itself (Aronow, Samii & Assenova, Political Analysis 2015, equation 2; Fafchamps &
+    Gubert 2007, J. Dev. Econ. 83). `left` and `right` are codes of the texts."""
+    count = int(max(left.max(), right.max())) + 1
+    by_text = np.bincount(left, rest, count) + np.bincount(right, rest, count)
+    _, pair = np.unique(np.minimum(left, right) * count + np.maximum(left, right), return_inverse=True)
+    by_pair = np.bincount(pair, rest)  # at both of its texts, so that it was counted twice
+    return float(by_text @ by_text - by_pair @ by_pair)
 
 
 def wilson_of_credit(credit: float, n: int, confidence: float = CONFIDENCE) -> Interval:

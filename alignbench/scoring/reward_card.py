@@ -5,8 +5,7 @@
 
 A Bradley-Terry model says P(chosen is preferred) = sigmoid(margin), margin = scale (score(chosen) - score(rejected)) in
 nats, and may be held to it. Pairs that share a text are no independent trials: `effective` is how many would say as
-much, by the variance of Fafchamps & Gubert 2007 ("The formation of risk sharing networks", J. Dev. Econ. 83), which
-adds the products of residuals over all pairs of pairs with a text in common.
+much, by `agreement.dyadic_variance`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from alignbench.api import Pair, RewardSource
 from alignbench.engine.resident import Resident
+from alignbench.scoring.agreement import dyadic_variance
 
 BINS = 10  # of confidence, from 0.5 to 1
 
@@ -83,14 +83,12 @@ def effective_pairs(hits: np.ndarray, pairs: Sequence[Pair]) -> float:
     """(N,) hits, 0 to 1 -> how many independent pairs have the variance that these have, N at most."""
     count, share = len(hits), float(hits.mean())
     residuals = hits - share
-    of_text: dict[tuple[str, str], list[int]] = {}
-    for i, pair in enumerate(pairs):
-        for text in {pair.chosen, pair.rejected}:
-            of_text.setdefault((pair.prompt, text), []).append(i)
-    together = np.eye(count, dtype=bool)
-    for members in of_text.values():
-        together[np.ix_(members, members)] = True
-    alone, variance = float(residuals @ residuals), float(residuals @ together @ residuals)
+    codes: dict[tuple[str, str], int] = {}
+    left, right = (
+        np.array([codes.setdefault((pair.prompt, text), len(codes)) for pair, text in zip(pairs, side, strict=True)])
+        for side in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
+    )
+    alone, variance = float(residuals @ residuals), dyadic_variance(residuals, left, right)
     return count if variance <= alone else count * alone / variance
 
 
