@@ -233,9 +233,9 @@ class _Layout:
 
     @property
     def implicit_scale(self) -> float | None:
-        """Of a policy trained against KL at this coefficient: reward = coefficient (log p - log p_ref) + a constant."""
-        knob = _knob(self.plugin, self.config)
-        return None if knob is None else float(knob["value"])
+        """Of a policy that maximises reward less beta KL: reward = beta (log p - log p_ref) + a constant of the prompt.
+        None of another objective, whose margins claim no probability."""
+        return self.method.beta(self.config) or None
 
     def reward_card(self, inputs: Inputs, policy: Stage, proxy: Stage | None, reward: dict[str, Any]) -> Stage:
         """Of the proxy, which rows share, or of the policy's own implicit reward."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alignbench.report.columns import NONE
 from alignbench.report.escape import for_markdown
 from alignbench.report.frontiers import cell, is_traced
 from alignbench.scoring.frontier import Read, matched_values
@@ -45,8 +46,9 @@ def section(records: Sequence[Record], confidence: float = CONFIDENCE) -> list[s
         return []
     heads = ["Method", *(column.title for column in columns)]
     table = [heads, ["---", *("---:" for _ in heads[1:])]]
-    for row in columns[0].reads:
-        table.append([for_markdown(row), *(cell(column.reads[row], confidence) for column in columns)])
+    for row in dict.fromkeys(row for column in columns for row in column.reads):
+        read = (column.reads.get(row) for column in columns)
+        table.append([for_markdown(row), *(NONE if each is None else cell(each, confidence) for each in read)])
     return [f"{HEADING}:", "", *(f"| {' | '.join(cells)} |" for cells in table), "", f"- {RULE}", ""]
 
 

@@ -71,7 +71,7 @@ def frontiers(records: Sequence[Record], confidence: float = CONFIDENCE) -> Fron
     largest = max((p.x for by_seed in shown.values() for trace in by_seed.values() for p in trace.points), default=0.0)
     if largest < LEAST:
         return None
-    many = swept(records)
+    many = {row for row in swept(records) if row in shown and _is_line(shown[row])}
     points = tuple(row for row in shown if row not in many) if len(many) > 1 else ()
     within = common_range([record for record in records if row_of(record) not in points], KL)
     places = places_of(within.high, largest)

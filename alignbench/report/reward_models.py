@@ -20,9 +20,12 @@ OVERCONFIDENCE = 0.1
 def warnings(records: Iterable[Record]) -> list[str]:
     """Lines of plain text, one for each proxy and what is wrong with it, with the replicates in which it is."""
     found: dict[str, dict[int, str]] = {}
-    for record in records:
+    everything = list(records)
+    learned = {record.context.comparisons for record in everything}  # one proxy of each
+    for record in everything:
         if record.status == "ok" and record.snapshot is None:
             of = record.label if record.proxy is None or "implicit" in record.proxy else record.proxy
+            of += f" ({record.context.comparisons})" if len(learned) > 1 else ""
             for problem, numbers in _problems(record):
                 found.setdefault(f"{of}: {problem}", {})[record.seed] = numbers
     return [

@@ -175,12 +175,11 @@ def hacked(records: Iterable[Record], confidence: float = CONFIDENCE) -> dict[st
     found = {}
     for row, by_where in _points(records).items():
         order = sorted(by_where, key=lambda where: float(np.mean(by_where[where].kl)))
-        if len(order) < 2:
-            continue
         last = by_where[order[-1]]
-        changes = [
-            (where, last.proxy - by_where[where].proxy, last.gold - by_where[where].gold) for where in order[:-1]
-        ]
+        nearer = [where for where in order if np.mean(by_where[where].kl) < np.mean(last.kl)]
+        if not nearer:
+            continue
+        changes = [(where, last.proxy - by_where[where].proxy, last.gold - by_where[where].gold) for where in nearer]
         ps = holm([max(_p_above(proxy), _p_above(-gold)) for _, proxy, gold in changes])
         worst = min(range(len(ps)), key=lambda i: (ps[i], float(changes[i][2].mean())))
         if ps[worst] < 1 - confidence:
@@ -197,14 +196,15 @@ class _Place(NamedTuple):
 
 
 def _points(records: Iterable[Record]) -> dict[str, dict[str, _Place]]:
-    """By row and place, of the places that every replicate of the row has."""
+    """By row and place, of the places that every replicate has."""
     cells: dict[str, dict[str, dict[int, Record]]] = {}
-    for record in records:
+    everything = list(records)
+    seeds = sorted({record.seed for record in everything})
+    for record in everything:
         if record.status == "ok" and record.per_prompt.get("reward_proxy") and _kl(record) is not None:
             cells.setdefault(row_of(record), {}).setdefault(where_of(record), {})[record.seed] = record
     found: dict[str, dict[str, _Place]] = {}
     for row, by_where in cells.items():
-        seeds = sorted({seed for by_seed in by_where.values() for seed in by_seed})
         for where, by_seed in by_where.items():
             if len(by_seed) == len(seeds):
                 whole = [by_seed[seed] for seed in seeds]

@@ -59,7 +59,8 @@ class RewardCard(Kind):
             card: dict[str, Any] = _told(own, judged(own.pairs))
             if "comparisons" in work.stage.inputs:
                 fitted = [Pair(*(row[side] for side in Pair._fields)) for row in work.rows("comparisons")]
-                card["train"] = judged(fitted[: o.held_out_pairs])._asdict()
+                step = max(1, len(fitted) // o.held_out_pairs)  # evenly: samples stand before human pairs
+                card["train"] = judged(fitted[::step][: o.held_out_pairs])._asdict()
             card["other"] = {kind: _told(found, judged(found.pairs)) for kind, found in others.items()}
         write_json(work.folder / "card.json", card)
 

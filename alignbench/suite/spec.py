@@ -150,7 +150,10 @@ class OwnComparisons(Config):
 
     def over(self, suites: Comparisons) -> Comparisons:
         asked = {name: value for name, value in self if value is not None and name in self.model_fields_set}
-        return suites.model_copy(update={"options": {}, **asked} if "source" in asked else asked)
+        changed = {"options": {}, **asked} if "source" in asked else asked
+        if asked.get("source") == "human":
+            changed = {"human_pairs": 0, **changed}  # they are all real
+        return suites.model_copy(update=changed)
 
 
 class Sampling(Config):

@@ -137,6 +137,14 @@ def test_rows_of_one_setting_beside_swept_ones_limit_no_range_and_are_not_compar
     assert not any("permuted is not compared" in line for line in text)
 
 
+def test_swept_rows_that_never_left_the_start_take_no_point_from_the_frontier() -> None:
+    still = swept("dpo", 0.0, (1e-9, 2e-9)) + swept("ppo", 0.0, (1e-9, 2e-9))
+    found = frontiers([*[r.model_copy(update={"metrics": {**r.metrics, "kl_nats_exact": 0.0}}) for r in still],
+                       cell("kto", 3.0, 0.5)])  # fmt: skip
+    assert found is not None
+    assert found.points == ()
+
+
 def test_beside_one_swept_row_the_others_are_compared_with_it_at_their_one_setting() -> None:
     records = swept("dpo", 0.9, (1.0, 4.5), 4) + [cell("ppo", 2.5, 0.2, seed) for seed in range(4)]
     found = frontiers(records)

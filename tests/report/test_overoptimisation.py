@@ -71,6 +71,9 @@ def test_a_row_that_lacks_points_in_one_replicate_is_named() -> None:
 def test_two_settings_make_no_curve_and_a_hostile_label_acts_on_nobody() -> None:
     records = swept("<b>|ppo", 0.6, 0.5)
     assert "<b>" not in "\n".join(section(records))
-    few = [record for record in records if record.knob is not None and record.knob.value < 3]
-    assert section(few) == []
+    rising = [r for r in swept("ppo", 0.6, 0.0) if r.knob is not None and r.knob.value < 3]
+    assert section(rising) == []
+    fallen = "\n".join(section([r for r in records if r.knob is not None and r.knob.value < 3]))
+    assert "is over-optimised" in fallen  # two settings are enough to see that
+    assert "alpha" not in fallen.split("Forms of")[0]
     assert section([]) == []

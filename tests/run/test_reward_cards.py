@@ -68,15 +68,20 @@ def test_a_sound_one_is_not(ran) -> None:
 
 def test_rows_on_one_proxy_share_its_card_and_a_policy_has_one_of_its_own(ran) -> None:
     plan, store, records = ran(
-        ["best_of_n", {"method": "ppo", "sweep": [0.1, 0.3]}, {"method": "dpo", "sweep": [0.1, 1.0]}]
+        [
+            "best_of_n",
+            {"method": "ppo", "sweep": [0.1, 0.3]},
+            {"method": "dpo", "sweep": [0.1, 1.0]},
+            {"method": "dpo", "label": "ipo", "config": {"loss_type": "ipo"}},
+        ]
     )
     cards = [plan.stage(cell.score).inputs["reward_card"] for cell in plan.cells]
     assert cards[0] == cards[1] == cards[2]
-    assert len({*cards}) == 3
+    assert len({*cards}) == 4
     scales = [plan.stages[card].options["implicit_scale"] for card in cards]
-    assert scales == [None, None, None, 0.1, 1.0]
+    assert scales == [None, None, None, 0.1, 1.0, None]  # IPO's margins claim no probability
     for record, card in zip(records, cards, strict=True):
         told = read_json(store.get(card) / "card.json")
-        assert record.metrics["reward_model_brier"] == told["brier"]
+        assert record.metrics.get("reward_model_brier") == told["brier"]
         assert told["train"]["pairs"] == PAIRS
     assert len(records[1].per_prompt["reward_model_own_accuracy"]) == 4

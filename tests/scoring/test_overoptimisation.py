@@ -173,6 +173,20 @@ def test_gold_that_stands_still_is_seldom_called_falling() -> None:
     assert called <= 0.05 * TABLES
 
 
+def test_a_row_that_lacks_a_replicate_is_not_called_hacked_over_fewer() -> None:
+    rng = np.random.default_rng(8)
+    records = run_of({8: 1.0, 0: 0.2}, {8: 1.0, 0: 2.0}, rng)
+    assert set(hacked(records)) == {"ppo"}
+    lost = [r.model_copy(update={"status": "failed", "cause": "boom"}) if r.seed == 2 else r for r in records]
+    assert hacked(lost) == {}
+
+
+def test_points_at_one_kl_are_in_no_order() -> None:
+    records = run_of({8: 1.0, 0: 0.2}, {8: 1.0, 0: 2.0}, np.random.default_rng(9))
+    level = [r.model_copy(update={"metrics": {"kl_nats_exact": 4.0}}) for r in records]
+    assert hacked(level) == {}
+
+
 def test_a_row_has_a_curve_where_every_replicate_has_three_points() -> None:
     rng = np.random.default_rng(7)
     records = run_of({8: 0.5, 16: 0.8, 0: 1.0}, {8: 0.5, 16: 1.0, 0: 2.0}, rng)
