@@ -226,6 +226,7 @@ class _Layout:
                 "reward_card": self.reward_card(inputs, policy, fitted, reward),
                 "lm_loss": self.lm_loss(policy),
                 "baseline_lm_loss": self.lm_loss(untrained),
+                "human_lm_loss": self.human_lm_loss(untrained),
                 "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
             },
             prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else self.rule(decoding),
@@ -262,7 +263,14 @@ class _Layout:
         wanted = self.suite.evaluation
         if not (wanted.other_texts and self.offers("other_texts")):
             return None
-        return LMLoss.stage({"policy": policy}, texts=wanted.other_texts, batch_size=wanted.batch_size)
+        return LMLoss.stage({"policy": policy}, of="other", texts=wanted.other_texts, batch_size=wanted.batch_size)
+
+    def human_lm_loss(self, start: Stage) -> Stage | None:
+        """None where the task lists every completion: those are no language."""
+        wanted = self.suite.evaluation
+        if self.offers("completions"):
+            return None
+        return LMLoss.stage({"policy": start}, of="held_out", texts=wanted.held_out_pairs, batch_size=wanted.batch_size)
 
     def second_gold_rewards(self, completions: Stage) -> Stage | None:
         if self.second_gold is None:

@@ -90,6 +90,7 @@ TEXTS = (
     _spread("reward_gold_second_gain", "+"),
     _plain("gold_extrapolates", "{:.1%}".format),
     _plain("forgetting_nats", "{:+z.2f}".format),
+    _plain("surprise_nats", "{:+z.2f}".format),
     _plain("completion_tokens", "{:.1f}".format),
     _plain("eos_rate", "{:.0%}".format),
     _plain("distinct_2"),

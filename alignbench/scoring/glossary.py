@@ -187,6 +187,15 @@ _METRICS = (
         "Forgetting, nats",
     ),
     Metric(
+        "surprise_nats",
+        "How unlikely prompt and completion are, as one text, to the supervised start at temperature 1, less how "
+        "unlikely people's texts in the held-out pairs are to it. Well above 0: text that people do not write. The "
+        "start itself lies below 0 where it is sampled at a temperature below 1, and so do set phrases.",
+        "nats per token",
+        "neither",
+        "Surprise, nats",
+    ),
+    Metric(
         "completion_tokens",
         "Length of the policy's completion, mean over held-out prompts.",
         "tokens",

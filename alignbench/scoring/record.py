@@ -68,6 +68,7 @@ METRICS = (
     "reward_model_length",
     "reward_model_accuracy_other",
     "forgetting_nats",
+    "surprise_nats",
     "completion_tokens",
     "eos_rate",
     "distinct_2",

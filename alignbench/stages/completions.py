@@ -1,4 +1,4 @@
-"""A policy's own samples on held-out prompts, with their KL from the supervised start."""
+"""A policy's own samples on held-out prompts, their KL from the supervised start, and how likely they are to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 class Completions(Kind):
     """Unfiltered. Inputs: `policy`, and `reference`, the supervised start: one for every row, also for a method that
-    moved its own start. `prefix`: text before every prompt, for the policy alone; a row's prompt is without it."""
+    moved its own start. `prefix`: text before every prompt, for the policy alone; a row's prompt is without it. `nats`:
+    of prompt and completion as one text, read by the reference as `lm_loss` reads people's, of `read` tokens."""
 
     name = "completions"
     view = "scoring"
@@ -33,7 +34,7 @@ class Completions(Kind):
         import torch
 
         from alignbench.engine.sampling import sample_texts
-        from alignbench.scoring.evaluate import after, measure_kl
+        from alignbench.scoring.evaluate import after, measure_kl, text_nats
 
         o = self.Options(**work.options)
         prompts = [p for p in work.held_out_prompts(o.prompts) for _ in range(o.per_prompt)]
@@ -52,11 +53,14 @@ class Completions(Kind):
                 work.count(tokens_generated=int(lengths.sum()))
                 bare = after(reference.codec, part, rollout.tokens) if o.prefix else None
                 kl = measure_kl(resident, adapter, reference, rollout.tokens, o.temperature, bare)
+                told = text_nats(reference, None, [p + c for p, c in zip(part, rollout.completions, strict=True)])
                 columns: dict[str, list[Any]] = {
                     "prompt": part,
                     "completion": rollout.completions,
                     "tokens": lengths.tolist(),
                     "is_ended": rollout.is_ended.tolist(),
+                    "nats": told.nats.tolist(),
+                    "read": told.tokens.tolist(),
                     **{f"kl_nats_{name}": values.tolist() for name, values in kl._asdict().items()},
                 }
                 rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,9 +1,13 @@
-"""A policy's language-model loss on texts of another kind than the task's: beside the start's, what was forgotten."""
+"""A policy's language-model loss on texts that people wrote.
+
+On texts of another kind than the task's it tells, beside the start's, what was forgotten. The start's on the task's own
+texts is what the likelihood of a row's completions is held against.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from alignbench.api import Config, Stage
 from alignbench.stages.kind import Kind, Told
@@ -21,14 +25,15 @@ class LMLoss(Kind):
     seconds = 0.01
 
     class Options(Config):
-        texts: int
+        of: Literal["other", "held_out"]  # texts of another kind; those of the task's held-out pairs, whole
+        texts: int  # or pairs
         batch_size: int
 
     def make(self, work: HarnessWork) -> None:
         from alignbench.scoring.evaluate import text_nats
 
         o = self.Options(**work.options)
-        texts = work.first(list(work.task.other_texts()), o.texts, "evaluation.other_texts", "other")
+        texts = _of_pairs(work, o.texts) if o.of == "held_out" else _of_another_kind(work, o.texts)
         rows: list[dict[str, float]] = []
         with work.resident("policy") as resident:
             adapter = work.load_policy(resident)
@@ -40,4 +45,15 @@ class LMLoss(Kind):
         work.save_rows(rows)
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
-        return Told(f"loss of {below['policy'].made} on other texts", stage.options["texts"])
+        texts = "people's texts" if stage.options["of"] == "held_out" else "other texts"
+        return Told(f"loss of {below['policy'].made} on {texts}", stage.options["texts"])
+
+
+def _of_another_kind(work: HarnessWork, count: int) -> list[str]:
+    return work.first(list(work.task.other_texts()), count, "evaluation.other_texts", "other")
+
+
+def _of_pairs(work: HarnessWork, count: int) -> list[str]:
+    """Each once, with its prompt, in the order of the pairs."""
+    pairs = work.task.held_out_pairs().pairs[:count]
+    return list(dict.fromkeys(p.prompt + text for p in pairs for text in (p.chosen, p.rejected)))

@@ -29,7 +29,7 @@ class Score(Kind):
     """Inputs: `completions`; `gold` and `proxy`, their rewards; `baseline_gold`, the start point's on the same prompts;
     `second_gold` and `baseline_second_gold` where the task has one; `gold_card`, `reward_card`; `closed_form` where the
     task lists every completion; `lm_loss` and `baseline_lm_loss`, the policy's and the start's, where it has other
-    texts."""
+    texts; `human_lm_loss`, the start's on people's texts, unless the task's are no language."""
 
     name = "score"
     view = "scoring"
@@ -64,6 +64,8 @@ class Score(Kind):
         metrics |= {f"reward_model_{name}": value for name, value in of_card.items() if value is not None}
         if "lm_loss" in work.stage.inputs:
             metrics["forgetting_nats"] = _loss(work, "lm_loss") - _loss(work, "baseline_lm_loss")
+        if "human_lm_loss" in work.stage.inputs:
+            metrics["surprise_nats"] = _loss_of(rows, weights) - _loss(work, "human_lm_loss")
         metrics |= _text(rows, weights, work.seed)
         spent = (read_json(work.place(name) / SPENT) for name in ("completions", "proxy"))
         used = 1 if decoding is None else decoding.samples_used
@@ -114,6 +116,14 @@ def _loss(work: HarnessWork, name: str) -> float:
     """Nats per token, over all texts together."""
     rows = work.rows(name)
     return sum(row["nats"] for row in rows) / sum(row["tokens"] for row in rows)
+
+
+def _loss_of(rows: list[dict[str, Any]], weights: Tensor) -> float:
+    """The start's nats per token over the completions that a row returns, all together."""
+    import torch
+
+    nats, tokens = (torch.tensor([row[name] for row in rows]).double().view(weights.shape) for name in ("nats", "read"))
+    return float((nats * weights).sum() / (tokens * weights).sum())
 
 
 def _by_prompt(

@@ -1,8 +1,10 @@
-"""What a row is worth on texts of another kind: the reward model's accuracy there, and what the policy forgot."""
+"""What a row is worth on texts of another kind: the reward model's accuracy there, and what the policy forgot. And how
+likely its own texts are beside people's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,13 @@ from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
 from alignbench.run.here import run_here
-from alignbench.store import Store, read_json
+from alignbench.store import Store, read_json, read_rows
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 
 TASK = """
 import alignbench
-from alignbench import HeldOutPairs, Pair
+from alignbench import HeldOutPairs, Pair, Task
 from alignbench.tasks.oracle import Oracle
 
 
@@ -38,9 +40,14 @@ class Wide(Oracle):
         return {"long": HeldOutPairs(longer, 1.0), "short": HeldOutPairs(shorter, None)}
 
 
+class Worded(Oracle):
+    name = "worded"
+    completions = Task.completions  # lists none, as a task of language
+
+
 @alignbench.hookimpl
 def alignbench_tasks():
-    return [Wide]
+    return [Wide, Worded]
 """
 ROWS = ["sft", {"method": "dpo", "config": {"learning_rate": 0.01}}, {"method": "ppo", "reward": "length"}]
 
@@ -65,10 +72,10 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return make
 
 
-def loss(model: Any, tokenizer: Any) -> float:
-    """Nats per token of the first three texts, each alone after the opening token."""
+def loss(model: Any, tokenizer: Any, texts: Iterable[str] = ("abcabc", "cc", "bbbbbbb")) -> float:
+    """Nats per token of the texts, by default the first three of `other_texts`, each alone after the opening token."""
     nats, count = 0.0, 0
-    for text in ("abcabc", "cc", "bbbbbbb"):
+    for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False)
         with torch.no_grad():
             log_p = model(input_ids=torch.tensor([[tokenizer.bos_token_id, *ids]])).logits[0].double().log_softmax(-1)
@@ -89,6 +96,23 @@ def test_forgetting_is_the_policys_loss_less_the_starts_by_transformers_and_peft
         assert record.metrics["forgetting_nats"] == pytest.approx(expected, abs=1e-5)
         assert abs(expected) > 1e-3
     assert start.metrics["forgetting_nats"] == 0
+
+
+def test_surprise_is_the_starts_loss_on_a_rows_texts_less_that_on_peoples(planned) -> None:
+    plan, store = planned("worded"), Store()
+    records = run_here(plan, store, is_strict=True).records
+    folder = resolve_model("oracle-llama")
+    start, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    pairs = plan.task.held_out_pairs().pairs[:8]
+    people = loss(start, tokenizer, {p.prompt + text for p in pairs for text in (p.chosen, p.rejected)})
+    found = []
+    for cell, record in zip(plan.cells, records, strict=True):
+        rows = read_rows(store.get(plan.stage(cell.score).inputs["completions"]) / "rows.jsonl")
+        expected = loss(start, tokenizer, [row["prompt"] + row["completion"] for row in rows]) - people
+        assert record.metrics["surprise_nats"] == pytest.approx(expected, abs=1e-5)
+        found.append(expected)
+    assert len(set(found)) == 3
+    assert len([stage for stage in plan.stages.values() if stage.kind == "lm_loss"]) == 1
 
 
 def test_the_starts_loss_is_computed_once(planned) -> None:
