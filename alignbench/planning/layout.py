@@ -53,11 +53,13 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     first: dict[str, PlannedCell] = {}  # by key: the one that needs it first
     for row in rows:
         steps.tell(step_of(catalog.methods[row.cell.method], row.cell.label))
-        for stage in [] if row.score is None else _in_order(row.score):
+        for stage in _of_row(row):
             key = key_of.setdefault(id(stage), _key(stage, key_of, shared))
             if key not in stages:
                 label = row.cell.title if stage is row.score else row.cell.label
-                stages[key], first[key] = _planned(stage, key, key_of, label, suite, catalog), row.cell
+                planned, first[key] = _planned(stage, key, key_of, label, suite, catalog), row.cell
+                is_gated = row.gate is not None and stage is row.train
+                stages[key] = replace(planned, gate=key_of[id(row.gate)]) if is_gated else planned
     steps.tell(None)
     size = _size(suite.model)
     stages = {
@@ -245,6 +247,13 @@ def _brought(plan: Plan, cell: PlannedCell) -> tuple[dict[str, str], ...]:
         {"name": name, "version": version, "code": keys.module_source(sources)}
         for (name, version), sources in sorted(found.items())
     )
+
+
+def _of_row(row: Row) -> Iterator[Stage]:
+    """Every input before its users, and the gate before what it guards."""
+    for root in (row.gate, row.score):
+        if root is not None:
+            yield from _in_order(root)
 
 
 def _in_order(stage: Stage) -> Iterator[Stage]:

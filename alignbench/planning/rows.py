@@ -39,6 +39,7 @@ class Row(NamedTuple):
     own: Sequence[Stage] = ()  # what the row alone is charged for
     along: tuple[Row, ...] = ()  # the suite's snapshots of it
     asked: Sequence[Stage] = ()  # what it uses once it is trained, and so rests on too
+    gate: Stage | None = None  # the card of the reward it is trained on, which must not be at chance
 
 
 def step_of(plugin: Plugin[AlignmentMethod], label: str) -> Step:
@@ -107,7 +108,8 @@ class _Layout:
         decoding, train = self.method.decoding(self.config), self.train(inputs)
         if decoding is None:
             score = self.score(inputs, train, self.own_samples(train, self.prefix), proxy, None)
-            return Row(planned, train, score, (train,), tuple(self._along_training(planned, inputs, train, proxy)))
+            along = tuple(self._along_training(planned, inputs, train, proxy))
+            return Row(planned, train, score, (train,), along, gate=self.gate(inputs, score))
         completions = self.completions(train, decoding.samples_per_prompt, self.prefix)
         score = self.score(inputs, train, completions, proxy, self.config)
         row = Row(planned, train, score, (train,), asked=[proxy] if isinstance(proxy, Stage) else [])
@@ -129,6 +131,15 @@ class _Layout:
             if (snapshot := _knob(self.plugin, config)) is None:
                 raise PluginError(self.plugin.name, self.plugin.distribution, "`along` gave a rule without its kl_knob")
             yield row._replace(cell=replace(row.cell, snapshot=snapshot), score=score)
+
+    def gate(self, inputs: Inputs, score: Stage) -> Stage | None:
+        """None where no fitted reward is optimised, or where the suite wants it so."""
+        is_wanted = self.suite.methods[self.place].force
+        is_optimised = self.is_trained and isinstance(inputs.reward, Stage)
+        if is_wanted and not is_optimised:
+            problem = f"'{self.plugin.name}' is trained on no fitted reward model here; remove the key"
+            raise self.suite.error(problem, "methods", self.place, "force")
+        return score.inputs["reward_card"] if is_optimised and not is_wanted else None
 
     @property
     def max_steps(self) -> int:

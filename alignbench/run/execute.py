@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import UserError
+from alignbench.run.gate import refuse_at_chance
 from alignbench.stages.registry import KINDS
 from alignbench.store import Store
 from alignbench.suite.plan import Plan, PlannedStage
@@ -41,11 +42,14 @@ class Bench:
         self._engine: Engine | None = None
 
     def compute(self, key: str) -> bool:
-        """Publish stage `key`. False if it is there already. UserError if one it rests on is not."""
+        """Publish stage `key`. False if it is there already. UserError if one it rests on is not, or if its reward
+        is at chance."""
         stage = self.plan.stages[key]
         with self.store.lock(key, self.waiting):
             if self.store.get(key) is not None:
                 return False
+            if stage.gate is not None:
+                refuse_at_chance(self._place(stage.gate), self.plan.stages[stage.gate].title)
             self._make(stage)
         if self.store.get(key) is None:
             raise OSError(f"stage {key} was published and cannot be read back; check the disk under {self.store.root}")

@@ -45,7 +45,7 @@ def jobs_of(plan: Plan, store: Store, plan_file: Path) -> list[dict[str, Any]]:
             "title": stage.title,
             "command": ["alignbench", "stage", key, "--plan", str(plan_file.absolute())],
             "folder": str(Path.cwd()),  # where modules given by --plugin and relative paths are looked for
-            "needs": sorted({below for below in stage.inputs.values() if below in missing}),
+            "needs": sorted({below for below in stage.needs if below in missing}),
             "cpus": stage.resources.get("cpus", 1),
             "gpus": stage.resources.get("gpus", 0),
             "gib": _gib(plan, store, stage),

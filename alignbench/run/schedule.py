@@ -146,7 +146,7 @@ class Schedule:
     def _needed(self, stage: PlannedStage) -> list[str]:
         """Its inputs, and what once went out of the store below them: a stage also reads its inputs' start points."""
         below = self.plan.upstream(stage.key).keys() & set(self._gone) if self._gone else set()
-        return [*stage.inputs.values(), *(below - {stage.key})]
+        return [*stage.needs, *(below - {stage.key})]
 
     def _settled(self, stage: PlannedStage) -> bool:
         """Whether a stage fails because one that it rests on did."""
@@ -210,6 +210,6 @@ def _longest_first(plan: Plan) -> dict[str, PlannedStage]:
     chain: dict[str, float] = {}
     for key, stage in reversed(plan.stages.items()):
         chain[key] = chain.get(key, 0.0) + stage.estimate
-        for below in stage.inputs.values():
+        for below in stage.needs:
             chain[below] = max(chain.get(below, 0.0), chain[key])
     return dict(sorted(plan.stages.items(), key=lambda item: -chain[item[0]]))

@@ -34,9 +34,15 @@ class PlannedStage:
     run: str | None = None  # "module:function" of a plugin's own stage
     view: View = "training"  # what that function may see of the task
     owner: str | None = None  # the plugin whose code runs in it, with its distribution; None: the harness's code alone
+    gate: str | None = None  # key of the card of its reward, which must not be at chance; no part of the key
     plugins: tuple[str, ...] = ()  # modules that bring what it runs, beside the harness's own
     resources: Mapping[str, int] = field(default_factory=dict)  # cpus, gpus
     estimate: float = 0.0  # seconds, on the machine of benchmarks/README.md
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of what must be in the store before it is computed."""
+        return (*self.inputs.values(), *([] if self.gate is None else [self.gate]))
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def plan_of(data: Mapping[str, Any], catalog: Catalog, task: Task) -> Plan:
         suite = Suite.model_validate(data["suite"])
         before: set[str] = set()
         for stage in stages.values():
-            if missing := set(stage.inputs.values()) - before:
+            if missing := set(stage.needs) - before:
                 raise ValueError(f"stage {min(missing)[:12]} is an input and is not planned before its use")
             before.add(stage.key)
         return Plan(

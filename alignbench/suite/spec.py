@@ -199,6 +199,7 @@ class Row(Config):
     sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     max_steps: NonNegativeInt | None = None  # optimiser steps; None: the suite's
     comparisons: OwnComparisons | None = None  # what it learns from, where it is not the suite's
+    force: bool = False  # train also on a reward model that orders held-out human pairs no better than chance
 
     @model_validator(mode="before")
     @classmethod

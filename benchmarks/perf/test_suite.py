@@ -19,10 +19,10 @@ SHARED = ["sft", "labels", "reward_model"]  # by seeds: a full replicate has but
 # The quickstart with every number that makes work cut to an eighth
 PPO = {"learning_rate": 0.001, "num_ppo_epochs": 1, "rollout_batch_size": 32}
 METHODS: list[dict[str, Any]] = [
-    {"method": "ppo", "config": PPO, "sweep": KNOBS},
+    {"method": "ppo", "config": PPO, "sweep": KNOBS, "force": True},
     {"method": "dpo", "config": {"learning_rate": 0.001}, "sweep": KNOBS},
-    {"method": "rlaif", "config": PPO, "sweep": KNOBS},
-    {"method": "constitutional", "config": {**PPO, "num_prompts": 5}, "sweep": KNOBS},
+    {"method": "rlaif", "config": PPO, "sweep": KNOBS, "force": True},
+    {"method": "constitutional", "config": {**PPO, "num_prompts": 5}, "sweep": KNOBS, "force": True},
 ]
 EIGHTH = {
     "model": "smollm2-135m", "lora": {"r": 16, "alpha": 32, "layers": 10}, "max_steps": 4,

@@ -23,8 +23,8 @@ SUITE = {
     **ORACLE, "checkpoint_seconds": EVERY, "sft": {"max_steps": 120, **FIT},
     "reward_model": {"num_train_epochs": 12, **FIT},
 }  # fmt: skip
-OFFLINE, ONLINE = {"method": "dpo", "config": FIT}, {"method": "ppo", "config": ROLLOUT}
-ROWS = [OFFLINE, ONLINE, {"method": "rlaif", "config": ROLLOUT}, {"method": "constitutional", "config": ROLLOUT}]
+OFFLINE, ONLINE = {"method": "dpo", "config": FIT}, {"method": "ppo", "config": ROLLOUT, "force": True}
+ROWS = [OFFLINE, *({**ONLINE, "method": name} for name in ("ppo", "rlaif", "constitutional"))]
 HOW = ("KILL to all", "TERM", "INT", "KILL to the parent", "TERM", "INT to the group")
 
 

@@ -23,10 +23,10 @@ ROWS = [
     "sft",
     {"method": "dpo", "config": {"beta": 0.5, "per_device_train_batch_size": 117}},
     {"method": "ppo", "reward": "oracle", "config": {**PPO, "kl_coef": 2}},
-    {"method": "ppo", "label": "ppo-reward-model", "config": PPO},
+    {"method": "ppo", "label": "ppo-reward-model", "config": PPO, "force": True},
     {"method": "ppo", "label": "ppo-bonus", "reward": "oracle", "config": {**PPO, "ent_coef": 0.01}},
-    {"method": "rlaif", "config": PPO},
-    {"method": "constitutional", "config": {**PPO, "num_prompts": 12}},
+    {"method": "rlaif", "config": PPO, "force": True},
+    {"method": "constitutional", "config": {**PPO, "num_prompts": 12}, "force": True},
     {"method": "best_of_n", "config": {"n": 2, "num_samples": 3}},
 ]
 WITH_OPTIMUM = {"dpo", "ppo", "ppo-reward-model", "rlaif", "constitutional"}

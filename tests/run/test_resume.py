@@ -69,7 +69,7 @@ def counts(store: Store, key: str) -> list[dict[str, int]]:
 def test_a_killed_stage_is_resumed_and_ends_with_the_same_files(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    rows = [{"method": "ppo", "config": PPO}, {"method": "dpo", "config": DPO}]
+    rows = [{"method": "ppo", "config": PPO, "force": True}, {"method": "dpo", "config": DPO}]
     plan = make_plan(load_suite(suite_file(rows, snapshots=99)), load_catalog([]), ())  # at every step
     whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
     keys = list(dict.fromkeys(key for cell in plan.cells for key in plan.upstream(cell.train)))
@@ -99,7 +99,7 @@ lora: {r: 4, alpha: 8, layers: 1}
 sft: {max_steps: 4}
 comparisons: {source: human, pairs: 24}
 evaluation: {prompts: 4, held_out_pairs: 4}
-methods: [dpo, {method: ppo, config: {rollout_batch_size: 8, num_ppo_epochs: 1}}]
+methods: [dpo, {method: ppo, force: true, config: {rollout_batch_size: 8, num_ppo_epochs: 1}}]
 reward_model: {num_train_epochs: 3, per_device_train_batch_size: 8}
 """
 
@@ -123,9 +123,10 @@ def test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path:
 
 
 def test_without_the_kept_states_the_bits_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a checkpoint that leaves them out."""
+    """The control: a checkpoint that leaves them out. Where a text's bits do not depend on its neighbours, as on some
+    CPUs, the operations to make them again still show."""
     monkeypatch.setattr(FastPasses, "kept", lambda self: {})
-    with pytest.raises(AssertionError, match="adapter_model"):
+    with pytest.raises(AssertionError, match=r"adapter_model|flops"):
         test_states_kept_from_below_the_adapters_are_the_same_after_a_kill(tmp_path, 0, "train")
 
 

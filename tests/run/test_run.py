@@ -25,13 +25,13 @@ from alignbench.store import Store
 from alignbench.suite.spec import load_suite
 
 ROLLOUTS = {"rollout_batch_size": 8, "per_device_train_batch_size": 4, "learning_rate": 0.01}
-ROWS = [
+ROWS = [  # so few pairs teach a reward model nothing
     "sft",
     {"method": "best_of_n", "config": {"n": 2, "num_samples": 3}},
-    {"method": "ppo", "config": ROLLOUTS},
+    {"method": "ppo", "config": ROLLOUTS, "force": True},
     {"method": "dpo", "config": {"per_device_train_batch_size": 4, "learning_rate": 0.01}},
-    {"method": "rlaif", "config": ROLLOUTS},
-    {"method": "constitutional", "config": {**ROLLOUTS, "num_prompts": 8}},
+    {"method": "rlaif", "config": ROLLOUTS, "force": True},
+    {"method": "constitutional", "config": {**ROLLOUTS, "num_prompts": 8}, "force": True},
     {"method": "ppo", "label": "ppo-length", "reward": "length", "config": ROLLOUTS},
 ]
 
