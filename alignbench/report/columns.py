@@ -78,6 +78,11 @@ ACCURACY = _spread("reward_model_accuracy")
 SECONDS = _cost("Seconds (marginal / total)", "seconds", scopes=BOTH, shown="{:,.1f}".format)
 SCORES = (GOLD, GAIN, _spread("win_rate_gold"), KL, _spread("reward_proxy", "+"), ACCURACY)
 REWARDS = (
+    Column(
+        "Pairs / steps of the fit",
+        ("fitted_pairs", "reward_model_steps"),
+        _joined("fitted_pairs", "reward_model_steps", shown="{:,.0f}".format),
+    ),
     _spread("reward_model_train_accuracy"),
     _spread("reward_model_own_accuracy"),
     _plain("reward_model_ece", "{:.3f}".format),

@@ -9,7 +9,7 @@ from alignbench.run.failure import Failure
 from alignbench.run.provenance import near, priced, provenance_of, scrubbed
 from alignbench.scoring.prices import Prices
 from alignbench.scoring.record import FORMAT, Record
-from alignbench.store import Store, read_json
+from alignbench.store import Store, read_json, read_rows
 from alignbench.suite.plan import Plan, PlannedCell
 
 ADDED_UP = (
@@ -22,6 +22,10 @@ ADDED_UP = (
     "labels_human",
     "labels_ai",
     "dollars",
+)
+FIT = (  # a metric, the input of a reward card that tells it, and the file that has a row for each
+    ("fitted_pairs", "comparisons", "rows.jsonl"),
+    ("reward_model_steps", "proxy", "history.jsonl"),
 )
 
 
@@ -47,6 +51,7 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             # there the model ran; the score only reads
             ran = plan.stages[cell.score].inputs.get("completions", cell.score)
             scores = read_json(folder / "scores.json")
+            scores["metrics"] |= _fit(plan, cell.score, store)
             machine = store.meta(ran if store.has(ran) else cell.score)["machine"]
     train_key = cell.train if cell.train is not None and plan.stages[cell.train].kind == "train" else None
     row = {
@@ -67,6 +72,17 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             "provenance": provenance_of(plan, cell, store, prices),
         }  # fmt: skip
     return Record.model_validate(scrubbed(row))
+
+
+def _fit(plan: Plan, score: str, store: Store) -> dict[str, int]:
+    """How many pairs the proxy, or the policy in its place, learned from, and in how many steps, as far as it is known:
+    a reward model of a plugin's own need not keep a history."""
+    inputs, found = plan.stage(score, "reward_card").inputs, {}
+    for name, made, file in FIT:
+        folder = store.get(inputs[made]) if made in inputs else None
+        if folder is not None and (folder / file).is_file():
+            found[name] = len(read_rows(folder / file))
+    return found
 
 
 def _training(key: str | None, cell: PlannedCell, store: Store) -> dict[str, Any] | None:

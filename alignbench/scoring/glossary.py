@@ -179,6 +179,20 @@ _METRICS = (
         "RM accuracy elsewhere",
     ),
     Metric(
+        "fitted_pairs",
+        "Comparisons that the proxy was fitted to, or the policy itself where it learned from pairs without a reward.",
+        "pairs",
+        "neither",
+        "Pairs fitted to",
+    ),
+    Metric(
+        "reward_model_steps",
+        "Optimiser steps that the proxy was fitted in.",
+        "steps",
+        "neither",
+        "Steps of the fit",
+    ),
+    Metric(
         "forgetting_nats",
         "Language-model loss of the policy on texts of another kind than the task's, less that of the reference: mean "
         "over their tokens, at temperature 1, nothing before them.",

@@ -67,6 +67,8 @@ METRICS = (
     "reward_model_brier",
     "reward_model_length",
     "reward_model_accuracy_other",
+    "fitted_pairs",
+    "reward_model_steps",
     "forgetting_nats",
     "surprise_nats",
     "completion_tokens",

@@ -85,3 +85,5 @@ def test_rows_on_one_proxy_share_its_card_and_a_policy_has_one_of_its_own(ran) -
         assert record.metrics.get("reward_model_brier") == told["brier"]
         assert told["train"]["pairs"] == PAIRS
     assert len(records[1].per_prompt["reward_model_own_accuracy"]) == 4
+    fits = [[record.metrics.get(name) for name in ("fitted_pairs", "reward_model_steps")] for record in records]
+    assert fits == [[PAIRS, -(-PAIRS // 6)]] * 3 + [[PAIRS, None]] * 3
