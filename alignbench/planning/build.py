@@ -36,6 +36,7 @@ class PlanBuilder(RecipeBuilder):
         self._task = task
         self._row = row
         self.was_asked_for_reward = False
+        self.was_asked_for_comparisons = False
 
     def sft(self, data: Stage | None = None, on: Stage | None = None, num_train_epochs: float | None = None) -> Stage:
         return SFT.stage(
@@ -44,19 +45,24 @@ class PlanBuilder(RecipeBuilder):
         )  # fmt: skip
 
     def samples(self, start: Stage | None) -> Stage:
+        self.was_asked_for_comparisons = True
         wanted = {**dict(self._suite.samples), "prompts": self._suite.comparisons.pairs}
         return Samples.stage(
             {"start": start}, **wanted, temperature=self._suite.temperature, seed=self._seed_of("labels")
         )
 
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
-        is_suites = source.name == self._suite.comparisons.source
-        where = self._suite.comparisons_place(self._row, "source") if is_suites else ("methods", self._row or 0)
+        where, about_options = [
+            self._suite.comparisons_place(self._row, key)
+            if source.name == self._suite.comparisons.source
+            else ("methods", self._row or 0)
+            for key in ("source", "options")
+        ]
         plugin = self._source(source.name, *where)
         gold = gold_of(self._suite, self._catalog, self._task) if plugin.cls.simulates_humans else None
         return Comparisons.stage(
             {"samples": samples, "gold": gold},
-            source=self._checked(plugin, source.options, *where), seed=self._seed_of("labels"),
+            source=self._checked(plugin, source.options, *about_options), seed=self._seed_of("labels"),
         )  # fmt: skip
 
     def comparisons(self, start: Stage | None) -> Stage:
@@ -75,6 +81,7 @@ class PlanBuilder(RecipeBuilder):
         return JoinedComparisons.stage({"samples": labelled, "human": self._human(wanted.human_pairs)})
 
     def _human(self, pairs: int) -> Stage:
+        self.was_asked_for_comparisons = True
         return HumanComparisons.stage(pairs=pairs, seed=self._seed_of("labels"))
 
     def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:

@@ -28,6 +28,7 @@ from alignbench.stages.train import Train
 from alignbench.stages.untrained import Untrained
 from alignbench.suite.plan import PlannedCell
 from alignbench.suite.spec import Cell, Suite
+from alignbench.suite.spec import Row as SuiteRow
 
 
 class Row(NamedTuple):
@@ -57,6 +58,9 @@ def lay_out(suite: Suite, catalog: Catalog, task: Task, cell: Cell, seed: int, s
     if step in steps.refused:
         return Row(replace(planned, cause=f"{step.owner}: while it was asked for its recipe, {steps.refused[step]}"))
     steps.tell(step)
+    if beside := sorted(cell.config.keys() & SuiteRow.model_fields.keys() - plugin.cls.Config.model_fields.keys()):
+        problem = "it is a key of the row; put it beside `config`, not into it"
+        raise suite.error(problem, "methods", cell.row, "config", beside[0])
     config = suite.check_options(plugin.cls.Config, cell.config, "methods", cell.row, "config")
     try:
         planned = replace(planned, knob=_knob(plugin, config))
@@ -167,7 +171,11 @@ class _Layout:
         if row.reward is not None and not build.was_asked_for_reward:
             problem = f"'{row.method}' takes no reward from the suite; remove the key"
             raise self.suite.error(problem, "methods", self.place, "reward")
-        if isinstance(inputs.reward, SourceRef) and row.reward is None:  # the recipe's own choice
+        is_unfitted = isinstance(inputs.reward, SourceRef)
+        if row.comparisons is not None and is_unfitted and not build.was_asked_for_comparisons:
+            problem = f"'{row.method}' learns from no comparisons here; remove the key"
+            raise self.suite.error(problem, "methods", self.place, "comparisons")
+        if is_unfitted and row.reward is None:  # the recipe's own choice
             build.check_optimised(inputs.reward, "config")
         return inputs
 

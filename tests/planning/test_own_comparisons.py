@@ -102,6 +102,19 @@ def test_a_mistake_is_told_where_the_row_makes_it(planned, own: str, problem: st
         planned(f"{{method: dpo, label: own, comparisons: {own}}}")
 
 
+def test_a_wrong_option_of_a_source_is_told_at_the_option(planned) -> None:
+    with pytest.raises(UserError, match=r":9 comparisons.options.ratrs: unknown key; did you mean 'raters'"):
+        planned(text=SUITE.replace("raters: 3", "ratrs: 3"))
+    with pytest.raises(UserError, match=r":13 methods\[1\].comparisons.options.formt: .* mean 'format'"):
+        planned("{method: dpo, label: own, comparisons: {source: judge, options: {formt: pairwise}}}")
+
+
+def test_comparisons_of_a_row_that_learns_from_none_are_refused(planned) -> None:
+    with pytest.raises(UserError, match=r":13 methods\[1\].comparisons: 'ppo' learns from no comparisons here; remove"):
+        planned("{method: ppo, reward: random, comparisons: {pairs: 4}}")
+    planned("{method: rlaif, comparisons: {pairs: 4}}", "{method: best_of_n, comparisons: {pairs: 4}}")
+
+
 def test_lists_and_pairs_do_not_mix_in_a_row_either(tmp_path: Path) -> None:
     file = tmp_path / "suite.yaml"
     lists = SUITE.replace(", human_pairs: 8", "") + "samples: {per_prompt: 4}\nreward_model: {loss: listwise}\n"

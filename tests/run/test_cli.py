@@ -52,6 +52,7 @@ BAD_SUITES = {
     "no such method": ({"methods": ["dpoo"]}, "methods[0].method: ", "did you mean 'dpo'?"),
     "misspelt key": ({"max_stepz": 3}, "max_stepz: ", "did you mean 'max_steps'?"),
     "unknown method option": (row("dpo", config={"bta": 1}), "methods[0].config.bta: ", "did you mean 'beta'?"),
+    "a row's key among options": (row("dpo", config={"max_steps": 4}), "methods[0].config.max_steps: ", "beside `con"),
     "no such task": ({"task": "hhh"}, "task", "did you mean 'hh'?"),
     "unknown task option": (hh("HERE/x", max_new_token=3), "task.options.max_new_token: ", "mean 'max_new_tokens'?"),
     "no such data file": (hh("HERE/wrng.jsonl"), "task: HERE/wrng.jsonl: no such file", "did you mean 'wrong.jsonl'?"),
