@@ -151,7 +151,7 @@ def share_of_clusters(credit: Sequence[float], clusters: Sequence[str], confiden
 
 def effective(credit: np.ndarray, clusters: Sequence[str], confidence: float = CONFIDENCE) -> float:
     """(n,) credits -> how many independent ones would say as much: n over the design effect, less what so few clusters
-    say of it (Korn & Graubard's ratio of quantiles of t). At most n, and no fewer than if each cluster were alike within;
+    say of it (Korn & Graubard's ratio of quantiles of t). At most n, and no fewer than if each cluster's were alike;
     that many, too, where all credits are the same and nothing tells."""
     _, code = np.unique(np.asarray(clusters), return_inverse=True)
     sizes = np.bincount(code)
