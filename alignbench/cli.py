@@ -21,6 +21,7 @@ from rich.table import Table
 
 from alignbench import __version__
 from alignbench.agreement_cli import agreement
+from alignbench.audit_cli import audit
 from alignbench.cache_cli import cache
 from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
 from alignbench.terminal import (
@@ -47,6 +48,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(cache, name="cache")
 app.command()(agreement)
+app.command()(audit)
 console = new_console()
 
 USAGE: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
@@ -154,9 +156,10 @@ def log(key: Annotated[str, typer.Argument(help="the stage's key, or how it begi
 def plugins(plugin: PluginModules = None) -> None:
     """List every method, reward source and task, where it comes from, and what failed to load, and why."""
     from alignbench.plugins import Plugin
+    from alignbench.run.catalog import catalog_with
 
     refuse_to_vanish()
-    catalog = _catalog(plugin)
+    catalog = catalog_with(plugin)
     kinds: list[tuple[str, dict[str, Plugin[Any]]]] = [
         ("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)
     ]  # fmt: skip
@@ -179,6 +182,7 @@ def check(
     list_: Annotated[bool, typer.Option("--list", help="print the checks, and the bugs each fails on")] = False,
 ) -> None:
     """Hold a method, a reward source or the harness against its contract. Exit code 1 if a check fails."""
+    from alignbench.run.catalog import catalog_with
     from alignbench.testing.report import list_checks, run_checks
 
     if list_:
@@ -189,7 +193,7 @@ def check(
             "nothing to check: name a method, a reward source or `harness`; `alignbench plugins` lists them"
         )
     refuse_to_vanish()
-    raise typer.Exit(run_checks(names, _catalog(plugin), "learning" if learning else "contract", console))
+    raise typer.Exit(run_checks(names, catalog_with(plugin), "learning" if learning else "contract", console))
 
 
 @app.command()
@@ -246,23 +250,12 @@ def version() -> None:
     print(__version__)
 
 
-def _catalog(modules: list[str] | None, steps: Any = None):  # type: ignore[no-untyped-def]  # Catalog is imported late
-    from alignbench.plugins import NO_STEPS, load_catalog
-
-    if modules:
-        add_current_folder()
-    catalog = load_catalog(modules or (), steps=steps or NO_STEPS)
-    for failure in catalog.failures:
-        if failure.entry_point in (modules or ()):  # asked for by name, so not passed over as an installed one would be
-            raise UserError(f"--plugin {failure.entry_point}: {failure.cause}")
-    return catalog
-
-
 def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any):  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
     from alignbench.planning.layout import make_plan
     from alignbench.plugins import NO_STEPS
+    from alignbench.run.catalog import catalog_with
     from alignbench.run.planner import plan_apart
     from alignbench.suite.spec import find_suite, load_suite
 
@@ -271,7 +264,7 @@ def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any): 
         add_current_folder()  # here too: workers are told this process's path
 
     def make(steps: Any):  # type: ignore[no-untyped-def]  # as above
-        return make_plan(suite, _catalog(modules, steps), modules or (), steps)
+        return make_plan(suite, catalog_with(modules, steps), modules or (), steps)
 
     if not is_apart:
         return make(NO_STEPS)

@@ -29,22 +29,25 @@ TABLE = {
     "scoring": "api engine errors feedback rl store suite tasks",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
-    "report": "errors feedback scoring.crossed scoring.frontier scoring.glossary scoring.overoptimisation "
-    "scoring.paired scoring.rated_texts scoring.record scoring.stats scoring.traces scoring.tuned "
-    "scoring.vote_summary store",
+    "report": "api errors feedback scoring.audit scoring.audit_votes scoring.crossed scoring.frontier "
+    "scoring.glossary scoring.overoptimisation scoring.paired scoring.rated_texts scoring.record scoring.stats "
+    "scoring.traces scoring.tuned scoring.vote_summary store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "agreement_cli": "api errors feedback plugins report scoring terminal",
+    "audit_cli": "errors planning report run scoring store suite terminal",
     "cache_cli": "errors store",
-    "cli": "__init__ agreement_cli assets cache_cli errors planning plugins report run scaffold scoring store suite "
-    "terminal testing",
+    "cli": "__init__ agreement_cli assets audit_cli cache_cli errors planning plugins report run scaffold "
+    "scoring store suite terminal testing",
     "docs": "api cli hookspecs plugins suite testing",
 }
 ORDER = tuple(TABLE)
 FINE = {
     "suite.machine",
     "suite.spec",
+    "scoring.audit",
+    "scoring.audit_votes",
     "scoring.glossary",
     "scoring.overoptimisation",
     "scoring.record",
@@ -145,6 +148,7 @@ def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:
         "terminal.py",
         "cache_cli.py",
         "agreement_cli.py",
+        "audit_cli.py",
     )
     for name in (*files, "api", "store", "assets", "suite", "planning", "report", "tasks", "scaffold", "docs"):
         path = ROOT / "alignbench" / name

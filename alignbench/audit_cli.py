@@ -1,0 +1,134 @@
+"""`alignbench audit`: a blinded sheet of a suite's completions for people, and their answers beside the gold."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignbench.errors import UserError, printable
+from alignbench.terminal import new_console, refuse_to_vanish
+
+PAIRS = 40
+
+
+def audit(
+    suite: Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/, that was run")],
+    out: Annotated[Path, typer.Option(help="folder that receives the sheet and its key, and later the votes")],
+    pairs: Annotated[int | None, typer.Option(min=1, max=10_000, help="questions; default: 40")] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(help="only these, the others against the first; default: all against the supervised start"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="draws pairs and sides; default: 0")] = None,
+    plugin: Annotated[list[str] | None, typer.Option("--plugin", help="also load this module; may be repeated")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a sheet and the key to its answers")] = False,
+    read: Annotated[
+        list[Path] | None, typer.Option(help="answers to the sheet in --out; may be repeated, once a rater")
+    ] = None,
+) -> None:
+    """Write pairs of completions for people to judge blind, or with --read take their answers back as votes."""
+    if not read:
+        _draw(suite, out, pairs or PAIRS, rows, seed or 0, plugin, force)
+        return
+    drawing = {"--pairs": pairs, "--rows": rows, "--seed": seed, "--plugin": plugin, "--force": force or None}
+    for option, value in drawing.items():
+        if value is not None:
+            raise UserError(f"{option} draws a sheet; leave it out with --read")
+    _read(suite, out, read)
+
+
+def _draw(
+    name: str, out: Path, count: int, rows: list[str] | None, seed: int, modules: list[str] | None, force: bool
+) -> None:
+    from alignbench.planning.layout import make_plan
+    from alignbench.report.audit_results import drawn_notes, gold_of_rows
+    from alignbench.report.audit_sheet import CSV, PAGE, to_csv, to_html
+    from alignbench.run.answers import chosen, finished
+    from alignbench.run.catalog import catalog_with
+    from alignbench.scoring.audit import KEY, Key, draw
+    from alignbench.store import Store, write_text
+    from alignbench.suite.spec import find_suite, load_suite
+
+    _refuse_to_replace(out, (KEY, CSV, PAGE), force)
+    refuse_to_vanish()
+    plan = make_plan(load_suite(find_suite(name)), catalog_with(modules), modules or ())
+    found = finished(plan, Store())
+    against, answers = chosen(found, rows)
+    drawn = draw(answers, against, count, seed)
+    page = to_html(drawn.questions, drawn.sheet, plan.task.rubric)
+    gold = gold_of_rows(found.records, plan.suite.evaluation.confidence, plan.suite.evaluation.bootstrap)
+    key = Key(
+        suite=plan.suite.name, seed=seed, against=against, sheet=drawn.sheet,
+        page=hashlib.sha256(page.encode()).hexdigest(),
+        rows={one: gold[one] for one in dict.fromkeys(each.label for each in answers) if one in gold},
+        equal=drawn.equal, pairs=tuple(drawn.pairs),
+    )  # fmt: skip
+    with _writing(out):
+        (out / KEY).unlink(missing_ok=True)  # first, so that a key is always that of the sheet beside it
+        write_text(out / CSV, to_csv(drawn.questions))
+        write_text(out / PAGE, page)
+        write_text(out / KEY, f"{key.model_dump_json(indent=1)}\n")
+    asked = Counter(key.row_of(pair) for pair in key.pairs)
+    of_rows = {row: asked[row] for row in key.rows if row != against}
+    for note in drawn_notes(of_rows, against, count, drawn.equal, found.left_out):
+        _say(note)
+    folder = shlex.quote(str(out))
+    _say(f"{folder}/ written: give people {PAGE} or {CSV}, and keep {KEY} from them")
+    _say(f"next: alignbench audit {shlex.quote(name)} --out {folder} --read answers.csv")
+
+
+def _refuse_to_replace(out: Path, names: tuple[str, ...], force: bool) -> None:
+    there = next((out / name for name in names if (out / name).exists()), None)
+    if there is not None and not force:
+        raise UserError(f"{there} is there, and people may be answering it; name another --out, or add --force")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); mend that, or name another --out") from None
+
+
+def _read(name: str, out: Path, files: list[Path]) -> None:
+    from alignbench.report.audit_results import VOTES, notes, table, votes_csv
+    from alignbench.report.audit_sheet import PAGE
+    from alignbench.scoring.audit import KEY, read_key
+    from alignbench.scoring.audit_votes import read_answers, tallies
+    from alignbench.store import write_text
+    from alignbench.suite.spec import find_suite, load_suite
+
+    key = read_key(out)
+    suite = load_suite(find_suite(name)).name
+    if suite != key.suite:
+        raise UserError(f"{out / KEY} is of suite '{printable(key.suite, 100)}', not '{suite}'; name that suite")
+    _check_page(out / PAGE, key)
+    votes = out / VOTES
+    if any(file.resolve() == votes.resolve() for file in files):
+        raise UserError(f"--read {printable(str(votes), 400)}: it is what --read writes; name the answers")
+    read = read_answers(files, key)
+    with _writing(out):
+        write_text(votes, votes_csv(read.votes, key))
+    console = new_console()
+    console.print(table(tallies(read.votes, key), key))
+    for note in notes(read, key):
+        _say(note)
+    _say(f"{shlex.quote(str(votes))} written; `alignbench agreement` reads it")
+
+
+def _check_page(page: Path, key: Any) -> None:
+    """A page that is not the key's has asked something else."""
+    if page.is_file() and hashlib.sha256(page.read_bytes()).hexdigest() != key.page:
+        raise UserError(f"{page} is not the page that the key beside it is of; restore it, or draw another sheet")
+
+
+def _say(text: str) -> None:
+    new_console().print(printable(text), highlight=False, markup=False)

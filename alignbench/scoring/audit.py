@@ -1,0 +1,211 @@
+"""Pairs of completions for people to judge without knowing whose they are, and the key that says it.
+
+    drawn = draw(answers, against="sft", count=40, seed=0)
+    drawn.questions, drawn.pairs  # what raters see, and whose texts those are
+
+A pair is one completion of a row and one of the row it is held against, for the same held-out prompt of the same
+replicate. Which of the two stands left is a coin's throw. All that is drawn hangs on the seed and on every text of all
+rows: whoever has the seed and the sheet alone cannot draw it again. `audit_votes` reads the answers. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alignbench.errors import UserError
+from alignbench.store import read_json
+
+KEY = "key.json"
+
+
+class Answers(NamedTuple):
+    """What one row wrote in one replicate. P prompts, N samples of each."""
+
+    label: str
+    seed: int  # the replicate
+    prompts: Sequence[str]  # (P,)
+    texts: Sequence[Sequence[str]]  # (P, N)
+    chances: np.ndarray  # (P, N) probability that the row returns this sample; rows sum to 1
+    gold: np.ndarray  # (P, N) gold reward, points
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Pair(_Part):
+    """One question, with whose text stands where."""
+
+    item: str  # its name on the sheet
+    prompt: str
+    place: int  # of the prompt among the held-out ones, from 0
+    replicate: int
+    left: str  # row
+    right: str
+    gold_left: float  # points
+    gold_right: float
+
+
+Spread = tuple[float | None, float | None, float | None]  # mean, low and high end of its interval; None: not known
+
+
+class Gold(_Part):
+    """What the gold says of a row over all its prompts."""
+
+    win_rate: Spread  # over the start
+    gain: Spread  # over the start, points
+
+
+class Key(_Part):
+    format: Literal[1] = 1  # raised when an older reader would misread a newer key
+    suite: str
+    seed: int
+    against: str  # the row that all others are held against
+    sheet: str  # sha256 of the questions as `sheet_digest` has it
+    page: str  # sha256 of sheet.html
+    rows: Mapping[str, Gold]
+    equal: Mapping[str, int]  # by row: pairs of equal texts, which were not asked
+    pairs: tuple[Pair, ...]
+
+    def row_of(self, pair: Pair) -> str:
+        """Which of the two the pair is of: the other is `against`."""
+        return pair.right if pair.left == self.against else pair.left
+
+
+class Question(NamedTuple):
+    """What a rater sees."""
+
+    item: str
+    prompt: str
+    left: str
+    right: str
+
+
+class Drawn(NamedTuple):
+    sheet: str  # sha256 of the questions
+    questions: list[Question]  # in the order in which they are asked
+    pairs: list[Pair]  # of the same items
+    equal: dict[str, int]
+
+
+class _Candidate(NamedTuple):
+    place: int
+    replicate: int
+    prompt: str
+    left: tuple[str, str, float]  # row, text, gold
+    right: tuple[str, str, float]
+
+
+def draw(answers: Sequence[Answers], against: str, count: int, seed: int) -> Drawn:
+    """At most `count` pairs of the row `against` with each other row, as evenly as there are texts, and a prompt twice
+    only where each has been asked once. Each prompt of a replicate is asked of a row once at most; pairs whose texts
+    read the same are counted and not asked. UserError if there is nothing to compare."""
+    by_row: dict[str, dict[int, Answers]] = {}
+    for one in answers:
+        by_row.setdefault(one.label, {})[one.seed] = one
+    rng = random.Random(_secret(answers, seed))
+    deck = _Deck(by_row, against, rng)
+    found: list[_Candidate] = []
+    while len(found) < count and deck.rows:
+        for row in [*deck.rows]:
+            if len(found) < count and (pair := deck.next(row)) is not None:
+                found.append(pair)
+    if not found:
+        raise UserError(f"no pair to ask: {sum(deck.equal.values())} were looked at, and the texts of each are equal")
+    rng.shuffle(found)
+    sheet = sheet_digest([(each.prompt, each.left[1], each.right[1]) for each in found])
+    items = [f"{sheet[:8]}-{number:03d}" for number in range(1, len(found) + 1)]
+    questions = [Question(item, one.prompt, one.left[1], one.right[1]) for item, one in zip(items, found, strict=True)]
+    pairs = [_pair(item, one) for item, one in zip(items, found, strict=True)]
+    return Drawn(sheet, questions, pairs, dict(deck.equal))
+
+
+def sheet_digest(texts: Sequence[tuple[str, str, str]]) -> str:
+    """sha256 over (prompt, left, right) of each question, in the order in which they are asked."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def read_key(folder: Path) -> Key:
+    """UserError if the folder has none, or one that is no key of ours."""
+    path = folder / KEY
+    try:
+        found = read_json(path)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}; name the folder that `alignbench audit SUITE` wrote"
+        raise UserError(problem) from None
+    try:
+        return Key.model_validate(found)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in detail["loc"])
+        raise UserError(f"{path}: {place}: {detail['msg']}; restore it from a copy, or draw another sheet") from None
+
+
+class _Deck:
+    """Which prompts of which replicates each row has left, and how often each prompt was asked."""
+
+    def __init__(self, by_row: Mapping[str, Mapping[int, Answers]], against: str, rng: random.Random) -> None:
+        self.rivals, self.against, self.rng = by_row[against], against, rng
+        self.of = {row: of for row, of in by_row.items() if row != against}
+        self.left = {row: self._places(of) for row, of in self.of.items()}
+        self.rows = [row for row in self.left if self.left[row]]
+        rng.shuffle(self.rows)  # who gets one pair more where they do not come out even
+        self.asked: Counter[tuple[str, ...]] = Counter()  # by row and prompt, and by prompt
+        self.drawn: Counter[tuple[str, int]] = Counter()  # by row and replicate
+        self.equal: Counter[str] = Counter()
+
+    def _places(self, of: Mapping[int, Answers]) -> list[tuple[int, int]]:
+        """Replicates and places of prompts, in a drawn order."""
+        both = [seed for seed in of if seed in self.rivals]
+        places = [(seed, place) for seed in both for place in range(len(of[seed].prompts))]
+        self.rng.shuffle(places)
+        return places
+
+    def next(self, row: str) -> _Candidate | None:
+        """The row's next pair of two different texts, from what was asked least; None where it has no more."""
+        while self.left[row]:
+            seed, place = min(self.left[row], key=lambda at: self._rank(row, *at))
+            self.left[row].remove((seed, place))
+            one, other = self.of[row][seed], self.rivals[seed]
+            ours, theirs = self._sample(one, place), self._sample(other, place)
+            if ours[1].split() == theirs[1].split():
+                self.equal[row] += 1
+                continue
+            prompt = one.prompts[place]
+            self.asked.update([(row, prompt), (prompt,)])
+            self.drawn[row, seed] += 1
+            left, right = (ours, theirs) if self.rng.random() < 0.5 else (theirs, ours)
+            return _Candidate(place, seed, prompt, left, right)
+        self.rows.remove(row)
+        return None
+
+    def _rank(self, row: str, seed: int, place: int) -> tuple[int, int, int]:
+        prompt = self.of[row][seed].prompts[place]
+        return self.asked[row, prompt], self.asked[prompt,], self.drawn[row, seed]
+
+    def _sample(self, one: Answers, place: int) -> tuple[str, str, float]:
+        (sample,) = self.rng.choices(range(len(one.texts[place])), weights=one.chances[place].tolist())
+        return one.label, one.texts[place][sample], float(one.gold[place, sample])
+
+
+def _secret(answers: Sequence[Answers], seed: int) -> str:
+    """What a sheet does not tell: it shows few of the texts that this hangs on."""
+    texts = [[one.label, one.seed, *one.prompts, *(list(texts) for texts in one.texts)] for one in answers]
+    return hashlib.sha256(json.dumps([seed, texts]).encode()).hexdigest()
+
+
+def _pair(item: str, one: _Candidate) -> Pair:
+    (left, _, gold_left), (right, _, gold_right) = one.left, one.right
+    return Pair(
+        item=item, prompt=one.prompt, place=one.place, replicate=one.replicate, left=left, right=right,
+        gold_left=gold_left, gold_right=gold_right,
+    )  # fmt: skip
