@@ -23,6 +23,8 @@ from alignbench import __version__
 from alignbench.agreement_cli import agreement
 from alignbench.cache_cli import cache
 from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
+from alignbench.judge_cli import judge
+from alignbench.plugin_option import PluginModules, catalog_with
 from alignbench.terminal import (
     add_current_folder,
     finish_streams,
@@ -47,15 +49,13 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(cache, name="cache")
 app.command()(agreement)
+app.command()(judge)
 console = new_console()
 
 USAGE: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
 CELL = 200  # characters of a cell that a plugin's author wrote
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
-PluginModules = Annotated[
-    list[str] | None, typer.Option("--plugin", help="also load this module, without installing it; may be repeated")
-]
 
 
 @app.command()
@@ -156,7 +156,7 @@ def plugins(plugin: PluginModules = None) -> None:
     from alignbench.plugins import Plugin
 
     refuse_to_vanish()
-    catalog = _catalog(plugin)
+    catalog = catalog_with(plugin)
     kinds: list[tuple[str, dict[str, Plugin[Any]]]] = [
         ("method", catalog.methods), ("source", catalog.sources), ("task", catalog.tasks)
     ]  # fmt: skip
@@ -189,7 +189,7 @@ def check(
             "nothing to check: name a method, a reward source or `harness`; `alignbench plugins` lists them"
         )
     refuse_to_vanish()
-    raise typer.Exit(run_checks(names, _catalog(plugin), "learning" if learning else "contract", console))
+    raise typer.Exit(run_checks(names, catalog_with(plugin), "learning" if learning else "contract", console))
 
 
 @app.command()
@@ -246,18 +246,6 @@ def version() -> None:
     print(__version__)
 
 
-def _catalog(modules: list[str] | None, steps: Any = None):  # type: ignore[no-untyped-def]  # Catalog is imported late
-    from alignbench.plugins import NO_STEPS, load_catalog
-
-    if modules:
-        add_current_folder()
-    catalog = load_catalog(modules or (), steps=steps or NO_STEPS)
-    for failure in catalog.failures:
-        if failure.entry_point in (modules or ()):  # asked for by name, so not passed over as an installed one would be
-            raise UserError(f"--plugin {failure.entry_point}: {failure.cause}")
-    return catalog
-
-
 def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any):  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
@@ -271,7 +259,7 @@ def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any): 
         add_current_folder()  # here too: workers are told this process's path
 
     def make(steps: Any):  # type: ignore[no-untyped-def]  # as above
-        return make_plan(suite, _catalog(modules, steps), modules or (), steps)
+        return make_plan(suite, catalog_with(modules, steps), modules or (), steps)
 
     if not is_apart:
         return make(NO_STEPS)

@@ -29,16 +29,18 @@ TABLE = {
     "scoring": "api engine errors feedback rl store suite tasks",
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
-    "report": "errors feedback scoring.crossed scoring.frontier scoring.glossary scoring.overoptimisation "
-    "scoring.paired scoring.rated_texts scoring.record scoring.stats scoring.traces scoring.tuned "
-    "scoring.vote_summary store",
+    "report": "errors feedback scoring.crossed scoring.frontier scoring.glossary scoring.judge_answers "
+    "scoring.judge_audit scoring.length_effect scoring.overoptimisation scoring.paired scoring.rated_texts "
+    "scoring.record scoring.stats scoring.traces scoring.tuned scoring.vote_summary store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "agreement_cli": "api errors feedback plugins report scoring terminal",
     "cache_cli": "errors store",
-    "cli": "__init__ agreement_cli assets cache_cli errors planning plugins report run scaffold scoring store suite "
-    "terminal testing",
+    "plugin_option": "errors plugins terminal",
+    "judge_cli": "api assets engine errors plugin_option plugins report scoring suite terminal",
+    "cli": "__init__ agreement_cli assets cache_cli errors judge_cli planning plugin_option plugins report run "
+    "scaffold scoring store suite terminal testing",
     "docs": "api cli hookspecs plugins suite testing",
 }
 ORDER = tuple(TABLE)
@@ -46,6 +48,9 @@ FINE = {
     "suite.machine",
     "suite.spec",
     "scoring.glossary",
+    "scoring.judge_answers",
+    "scoring.judge_audit",
+    "scoring.length_effect",
     "scoring.overoptimisation",
     "scoring.record",
     "scoring.stats",
@@ -145,6 +150,8 @@ def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:
         "terminal.py",
         "cache_cli.py",
         "agreement_cli.py",
+        "judge_cli.py",
+        "plugin_option.py",
     )
     for name in (*files, "api", "store", "assets", "suite", "planning", "report", "tasks", "scaffold", "docs"):
         path = ROOT / "alignbench" / name
