@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from alignbench.errors import UserError, printable
+from alignbench.plugin_option import PluginModules, catalog_with
 from alignbench.terminal import new_console, refuse_to_vanish
 
 PAIRS = 40
@@ -27,7 +28,7 @@ def audit(
         typer.Option(help="only these, the others against the first; default: all against the supervised start"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="draws pairs and sides; default: 0")] = None,
-    plugin: Annotated[list[str] | None, typer.Option("--plugin", help="also load this module; may be repeated")] = None,
+    plugin: PluginModules = None,
     force: Annotated[bool, typer.Option("--force", help="replace a sheet and the key to its answers")] = False,
     read: Annotated[
         list[Path] | None, typer.Option(help="answers to the sheet in --out; may be repeated, once a rater")
@@ -51,7 +52,6 @@ def _draw(
     from alignbench.report.audit_results import drawn_notes, gold_of_rows
     from alignbench.report.audit_sheet import CSV, PAGE, to_csv, to_html
     from alignbench.run.answers import chosen, finished
-    from alignbench.run.catalog import catalog_with
     from alignbench.scoring.audit import KEY, Key, draw
     from alignbench.store import Store, write_text
     from alignbench.suite.spec import find_suite, load_suite

@@ -24,6 +24,8 @@ from alignbench.agreement_cli import agreement
 from alignbench.audit_cli import audit
 from alignbench.cache_cli import cache
 from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
+from alignbench.judge_cli import judge
+from alignbench.plugin_option import PluginModules, catalog_with
 from alignbench.terminal import (
     add_current_folder,
     finish_streams,
@@ -49,15 +51,13 @@ app = typer.Typer(
 app.add_typer(cache, name="cache")
 app.command()(agreement)
 app.command()(audit)
+app.command()(judge)
 console = new_console()
 
 USAGE: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
 CELL = 200  # characters of a cell that a plugin's author wrote
 
 SuiteName = Annotated[str, typer.Argument(help="a suite file, or the name of one in benchmarks/")]
-PluginModules = Annotated[
-    list[str] | None, typer.Option("--plugin", help="also load this module, without installing it; may be repeated")
-]
 
 
 @app.command()
@@ -156,7 +156,6 @@ def log(key: Annotated[str, typer.Argument(help="the stage's key, or how it begi
 def plugins(plugin: PluginModules = None) -> None:
     """List every method, reward source and task, where it comes from, and what failed to load, and why."""
     from alignbench.plugins import Plugin
-    from alignbench.run.catalog import catalog_with
 
     refuse_to_vanish()
     catalog = catalog_with(plugin)
@@ -182,7 +181,6 @@ def check(
     list_: Annotated[bool, typer.Option("--list", help="print the checks, and the bugs each fails on")] = False,
 ) -> None:
     """Hold a method, a reward source or the harness against its contract. Exit code 1 if a check fails."""
-    from alignbench.run.catalog import catalog_with
     from alignbench.testing.report import list_checks, run_checks
 
     if list_:
@@ -255,7 +253,6 @@ def _plan(name: str, modules: list[str] | None, is_apart: bool, **limits: Any): 
 
     from alignbench.planning.layout import make_plan
     from alignbench.plugins import NO_STEPS
-    from alignbench.run.catalog import catalog_with
     from alignbench.run.planner import plan_apart
     from alignbench.suite.spec import find_suite, load_suite
 

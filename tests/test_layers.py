@@ -30,16 +30,19 @@ TABLE = {
     "stages": "api engine errors feedback scoring store suite",
     "planning": "api assets errors plugins stages store suite",
     "report": "api errors feedback scoring.audit scoring.audit_votes scoring.crossed scoring.frontier "
-    "scoring.glossary scoring.overoptimisation scoring.paired scoring.rated_texts scoring.record scoring.stats "
-    "scoring.traces scoring.tuned scoring.vote_summary store",
+    "scoring.glossary scoring.judge_answers scoring.judge_audit scoring.length_effect scoring.overoptimisation "
+    "scoring.paired scoring.rated_texts scoring.record scoring.stats scoring.traces scoring.tuned "
+    "scoring.vote_summary store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "agreement_cli": "api errors feedback plugins report scoring terminal",
-    "audit_cli": "errors planning report run scoring store suite terminal",
+    "audit_cli": "errors planning plugin_option report run scoring store suite terminal",
     "cache_cli": "errors store",
-    "cli": "__init__ agreement_cli assets audit_cli cache_cli errors planning plugins report run scaffold "
-    "scoring store suite terminal testing",
+    "plugin_option": "errors plugins terminal",
+    "judge_cli": "api assets engine errors plugin_option plugins report scoring suite terminal",
+    "cli": "__init__ agreement_cli assets audit_cli cache_cli errors judge_cli planning plugin_option plugins report "
+    "run scaffold scoring store suite terminal testing",
     "docs": "api cli hookspecs plugins suite testing",
 }
 ORDER = tuple(TABLE)
@@ -49,6 +52,9 @@ FINE = {
     "scoring.audit",
     "scoring.audit_votes",
     "scoring.glossary",
+    "scoring.judge_answers",
+    "scoring.judge_audit",
+    "scoring.length_effect",
     "scoring.overoptimisation",
     "scoring.record",
     "scoring.stats",
@@ -149,6 +155,8 @@ def test_torch_free_rooms_import_nothing_heavy_when_loaded() -> None:
         "cache_cli.py",
         "agreement_cli.py",
         "audit_cli.py",
+        "judge_cli.py",
+        "plugin_option.py",
     )
     for name in (*files, "api", "store", "assets", "suite", "planning", "report", "tasks", "scaffold", "docs"):
         path = ROOT / "alignbench" / name

@@ -62,6 +62,11 @@ class RewardSource(ABC):
         """(B,) probability that `a` beats `b`; by default the Bradley-Terry sigmoid of the score difference."""
         return (self.score(prompts, a) - self.score(prompts, b)).sigmoid()
 
+    def prefer_once(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """(B,) probability that `first` beats `second`, asked in this one order, where `prefer` asks in both to cancel
+        a liking for a place. NaN: it gave no answer. `alignbench judge` reads it; no method does."""
+        return self.prefer(prompts, first, second)
+
 
 class HumanModel(RewardSource):
     """A gold reward fitted to human ratings: it predicts the mean rating of a text."""

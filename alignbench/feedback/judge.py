@@ -50,6 +50,11 @@ class Judge(RewardSource):
             return super().prefer(prompts, a, b)
         return (self._chooses_first(prompts, a, b) + 1 - self._chooses_first(prompts, b, a)) / 2
 
+    def prefer_once(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        if self.config.format == "pointwise":
+            return super().prefer_once(prompts, first, second)
+        return self._chooses_first(prompts, first, second)
+
     def _chooses_first(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """(B,) P("A") with `first` shown as A."""
         r = self.rubric

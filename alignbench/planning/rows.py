@@ -171,12 +171,12 @@ class _Layout:
         if row.reward is not None and not build.was_asked_for_reward:
             problem = f"'{row.method}' takes no reward from the suite; remove the key"
             raise self.suite.error(problem, "methods", self.place, "reward")
-        is_unfitted = isinstance(inputs.reward, SourceRef)
-        if row.comparisons is not None and is_unfitted and not build.was_asked_for_comparisons:
+        unfitted = inputs.reward if isinstance(inputs.reward, SourceRef) else None
+        if row.comparisons is not None and unfitted is not None and not build.was_asked_for_comparisons:
             problem = f"'{row.method}' learns from no comparisons here; remove the key"
             raise self.suite.error(problem, "methods", self.place, "comparisons")
-        if is_unfitted and row.reward is None:  # the recipe's own choice
-            build.check_optimised(inputs.reward, "config")
+        if unfitted is not None and row.reward is None:  # the recipe's own choice
+            build.check_optimised(unfitted, "config")
         return inputs
 
     def _refuse_scoring(self, stage: Stage | SourceRef | None) -> None:

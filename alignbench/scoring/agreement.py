@@ -102,19 +102,34 @@ def interval_of_ratio(
 
 
 def interval_of_pairs(
-    hits: np.ndarray,  # (P,), 0 to 1
+    hits: np.ndarray,  # (P,), within `bounds`
     left: np.ndarray,  # (P,) codes of the texts
     right: np.ndarray,  # (P,)
     confidence: float = CONFIDENCE,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
-    """Mean over pairs that share texts: the normal interval with `dyadic_variance`."""
+    """Mean over pairs that share texts: the normal interval with `dyadic_variance`, cut at the `bounds` of a value."""
     if len(hits) < 2:
         raise ValueError(f"an interval needs at least two pairs, got {len(hits)}")
     mean = float(hits.mean())
     rest = hits - mean
     variance = max(dyadic_variance(rest, left, right), float(rest @ rest)) / len(hits) ** 2
     half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(variance)
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+    return Interval(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
+
+
+def share_of_pairs(hits: np.ndarray, left: np.ndarray, right: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of (P,) hits, 0 to 1, over pairs that share texts: Wilson's interval of as many independent pairs as say as
+    much. Unlike `interval_of_pairs` it has a width where all pairs agree."""
+    n = max(1, int(effective_pairs(hits, left, right)))
+    return wilson_of_credit(float(hits.mean()) * n, n, confidence)
+
+
+def effective_pairs(hits: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
+    """How many independent pairs have the variance that these (P,) have, P at most."""
+    residuals = hits - float(hits.mean())
+    alone, variance = float(residuals @ residuals), dyadic_variance(residuals, left, right)
+    return len(hits) if variance <= alone else len(hits) * alone / variance
 
 
 def dyadic_variance(rest: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:

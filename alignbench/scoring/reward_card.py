@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alignbench.api import Pair, RewardSource
 from alignbench.engine.resident import Resident
-from alignbench.scoring.agreement import dyadic_variance
+from alignbench.scoring import agreement
 
 BINS = 10  # of confidence, from 0.5 to 1
 
@@ -73,23 +73,25 @@ def card_of(scores: Tensor, pairs: Sequence[Pair], scale: float | None) -> Card:
         len(hits),
         effective_pairs(hits, pairs),
         None if chance is None else calibration_error(chance),
-        None if chance is None else float((np.maximum(chance, 1 - chance) - _hits(chance - 0.5)).mean()),
-        None if chance is None else float(np.mean((1 - chance) ** 2)),
+        None if chance is None else float(overconfidences(chance).mean()),
+        None if chance is None else float(brier_scores(chance).mean()),
         _length_correlation(np.concatenate([chosen, rejected]), pairs),
     )
 
 
 def effective_pairs(hits: np.ndarray, pairs: Sequence[Pair]) -> float:
     """(N,) hits, 0 to 1 -> how many independent pairs have the variance that these have, N at most."""
-    count, share = len(hits), float(hits.mean())
-    residuals = hits - share
+    return agreement.effective_pairs(hits, *text_codes(pairs))
+
+
+def text_codes(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) and (N,): numbers of the chosen and the rejected texts. A text is one with its prompt."""
     codes: dict[tuple[str, str], int] = {}
-    left, right = (
+    chosen, rejected = (
         np.array([codes.setdefault((pair.prompt, text), len(codes)) for pair, text in zip(pairs, side, strict=True)])
         for side in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
     )
-    alone, variance = float(residuals @ residuals), dyadic_variance(residuals, left, right)
-    return count if variance <= alone else count * alone / variance
+    return chosen, rejected
 
 
 def calibration_error(chance: np.ndarray) -> float:
@@ -99,6 +101,16 @@ def calibration_error(chance: np.ndarray) -> float:
     places = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     gaps = (abs(float((confidence - hits)[places == place].sum())) for place in np.unique(places))
     return sum(gaps) / len(chance)
+
+
+def overconfidences(chance: np.ndarray) -> np.ndarray:
+    """(N,) P(chosen) -> (N,) confidence less whether the pair is ordered rightly."""
+    return np.maximum(chance, 1 - chance) - _hits(chance - 0.5)
+
+
+def brier_scores(chance: np.ndarray) -> np.ndarray:
+    """(N,) P(chosen) -> (N,) squares of what it lacks to 1 (Brier 1950)."""
+    return (1 - chance) ** 2
 
 
 def own_accuracy(proxy: Tensor, gold: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Source:
 class _Loader(yaml.SafeLoader):
     """Plain data only, with the line of every key path."""
 
-    def __init__(self, text: str, file: Path) -> None:
+    def __init__(self, text: str, file: Path | str) -> None:
         super().__init__(text)
         self.file = file
         self.lines: dict[Loc, int] = {(): 1}
@@ -130,6 +130,22 @@ def read(path: Path, kind: str = "a suite file", least: str = "`methods: [dpo]`"
     except RecursionError:
         problem = f"nested too deeply; {kind} has few levels"
     raise UserError(f"{path}:{line}: {problem}")
+
+
+def read_value(text: str, where: str) -> Any:
+    """One value, such as that of a command's option, as a suite file would have it; `where` opens an error."""
+    try:
+        loader = _Loader(text, where)
+        node = loader.get_single_node()
+        return None if node is None else loader.plain(node)
+    except yaml.reader.ReaderError as error:
+        problem = f"character #x{error.character:04x} is not allowed; remove it"
+    except yaml.MarkedYAMLError as error:
+        what = " ".join(str(error.problem or error.context).split())
+        problem = f"cannot be read as YAML: {what}; quote it if it is text"
+    except RecursionError:
+        problem = "nested too deeply; an option has few levels"
+    raise UserError(f"{where}: {problem}")
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

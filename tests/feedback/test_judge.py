@@ -61,6 +61,15 @@ def test_pairwise_averages_the_two_orders(judge, plain, name):
         assert share == pytest.approx(float((first[0] + second[1]) / 2), abs=5e-5)
 
 
+def test_asked_once_it_shows_the_order_that_prefer_averages_away(judge):
+    made = judge("llama", format="pairwise")
+    forth, back = made.prefer_once(P, A, B), made.prefer_once(P, B, A)
+    assert (forth + back - 1).abs().max() > 1e-3
+    torch.testing.assert_close((forth + 1 - back) / 2, made.prefer(P, A, B))
+    pointwise = judge("llama")
+    torch.testing.assert_close(pointwise.prefer_once(P, A, B), pointwise.prefer(P, A, B))
+
+
 @pytest.mark.parametrize("form", ["pointwise", "pairwise"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_preferring_a_to_b_and_b_to_a_sum_to_one(judge, name, form):

@@ -1,0 +1,122 @@
+"""`alignbench judge`: hold a reward source against a task's human pairs, and say which way it errs as a judge."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignbench.errors import UserError, printable
+from alignbench.plugin_option import PluginModules, catalog_with
+from alignbench.terminal import new_console, refuse_to_vanish
+
+if TYPE_CHECKING:
+    from alignbench.api import HeldOutPairs, RewardSource, Task
+    from alignbench.plugins import Plugin
+
+PAIRS = 200
+Pairs = Annotated[int | None, typer.Option(min=2, help=f"held-out human pairs; default: {PAIRS}, or all there are")]
+Labelled = Annotated[
+    int | None, typer.Option(min=10, help="pairs with people's label, the rest is judged alone; default: a quarter")
+]
+
+
+def judge(
+    task: Annotated[str, typer.Argument(help="a task with held-out human pairs, such as sentiment or hh")],
+    source: Annotated[str, typer.Option(help="the reward source to audit")] = "judge",
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the source, such as format=pairwise; may be repeated")
+    ] = None,
+    task_option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the task, such as source=pairs.jsonl; may be repeated")
+    ] = None,
+    pairs: Pairs = None,
+    labelled: Labelled = None,
+    wording: Annotated[
+        list[str] | None, typer.Option(help="guideline to ask with too; may be repeated; default: three of the task's")
+    ] = None,
+    model: Annotated[str, typer.Option(help="alias, Hub id or folder, for a source that runs one")] = "smollm2-135m",
+    seed: Annotated[int, typer.Option(min=0, help="draws pairs, their order, and which are labelled")] = 0,
+    plugin: PluginModules = None,
+    json_: Annotated[bool, typer.Option("--json", help="print everything as data")] = False,
+) -> None:
+    """Say how a reward source judges a task's human pairs: accuracy, liking for places and lengths, calibration."""
+    refuse_to_vanish()
+    catalog = catalog_with(plugin)
+    found_task, found_source = catalog.task(task), catalog.source(source)
+    if found_source.cls.simulates_humans:
+        problem = "is made of the task's people, so holding it against them says nothing; name another, such as judge"
+        raise UserError(f"--source {source}: {problem}")
+    made = _made(found_source, "--option", option)
+    if wording and "guidelines" not in found_source.cls.Config.model_fields:
+        raise UserError(f"--wording: source '{source}' has no `guidelines` to put it in; leave it out")
+    asked_of: Task = _made(found_task, "--task-option", task_option)
+    held_out = asked_of.held_out_pairs()
+    count = _count(task, held_out, pairs)
+    found = _audited(found_source, made, asked_of, held_out, count, labelled, wording, model, seed)
+
+    from alignbench.report.judge_audit import notes, tables, to_data
+
+    if json_:
+        options = made.config.model_dump(mode="json")
+        told = {"task": task, "source": source, "options": options, "model": model, "seed": seed}
+        print(json.dumps({**told, **to_data(found)}, indent=1))
+        return
+    console = new_console()
+    for table in tables(found):
+        console.print(table)
+    for note in notes(found):
+        console.print(printable(note), highlight=False, markup=False)
+
+
+def _made(plugin: Plugin[Any], name: str, given: list[str] | None) -> Any:
+    """The plugin's class, with options as they were typed behind `name`."""
+    from alignbench.suite.source import opening, read_value, validated
+
+    options: dict[str, Any] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"{name} {printable(text, 60)}: no KEY=VALUE, such as format=pairwise")
+        if key in options:
+            raise UserError(f"{name} {printable(key, 60)}: given twice; leave one out")
+        options[key] = read_value(value, f"{name} {printable(key, 60)}")
+    return plugin.cls(validated(plugin.cls.Config, options, lambda loc: opening(name, loc)))
+
+
+def _count(task: str, held_out: HeldOutPairs, pairs: int | None) -> int:
+    there = len(held_out.pairs)
+    if there < 2:
+        raise UserError(f"task '{task}' has {there} held-out human pairs; name one that has, such as sentiment")
+    if pairs is not None and pairs > there:
+        raise UserError(f"--pairs {pairs}: task '{task}' has {there} held-out human pairs; lower it")
+    return min(PAIRS, there) if pairs is None else pairs
+
+
+def _audited(
+    plugin: Plugin[Any], source: RewardSource, task: Task, held_out: HeldOutPairs, count: int, labelled: int | None,
+    wordings: list[str] | None, model: str, seed: int,
+) -> Any:  # fmt: skip
+    """`judge_answers.Found`; what it names takes seconds to import."""
+    from alignbench.api import RewardSource as Base
+    from alignbench.api import SourceRoom
+    from alignbench.engine.device import isolated
+    from alignbench.scoring.judge_answers import Judged, audited, drawn
+
+    # A source with no `prepare` of its own has no way to a model, so none is loaded for it.
+    base = None if type(source).prepare is Base.prepare else _resident(model)
+    room = SourceRoom(task.rubric, base, None, seed)
+    with isolated(seed):
+        judged = Judged(source, plugin.distribution, room)
+        return audited(judged, drawn(held_out.pairs, count, seed), held_out.human_accuracy, labelled, wordings)
+
+
+def _resident(model: str) -> Any:
+    from alignbench.assets.models import resolve_model
+    from alignbench.engine.device import resolve_device, resolve_dtype
+    from alignbench.engine.resident import Resident
+    from alignbench.suite.spec import Lora
+
+    device = resolve_device("auto")
+    return Resident(resolve_model(model), [], Lora(), device, resolve_dtype("auto", device))

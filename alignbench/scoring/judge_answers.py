@@ -1,0 +1,150 @@
+"""Put a task's human pairs to a reward source, in an order that knows nothing of the label, and audit the answers.
+
+    audited(Judged(source, distribution, room), drawn(pairs, count, seed), human_accuracy)
+
+The source is called without the guard of training (`feedback.checked`), which takes no NaN: here that is an answer that
+did not come. Beside it stands the control, a judge that names the longer text.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignbench.api import Pair, RewardSource, Rubric, SourceRoom
+from alignbench.errors import PluginError, UserError
+from alignbench.feedback.length import Length
+from alignbench.scoring.judge_audit import (
+    Answers,
+    Asked,
+    Audit,
+    Corrected,
+    Stability,
+    audit,
+    check_labelled,
+    corrected_win_rate,
+    stability,
+)
+from alignbench.scoring.reward_card import text_codes
+
+
+class Questions(NamedTuple):
+    prompts: list[str]
+    first: list[str]
+    second: list[str]
+    asked: Asked
+
+
+class Judged(NamedTuple):
+    """A source that is not prepared yet."""
+
+    source: RewardSource
+    distribution: str  # whose it is
+    room: SourceRoom
+
+
+class Wording(NamedTuple):
+    guideline: str
+    found: Stability | None  # None: it has too few answers
+
+
+class Found(NamedTuple):
+    judge: str
+    human_accuracy: float | None  # of one rater, over all held-out pairs: the ceiling
+    audit: Audit
+    control: Audit  # of the length of a text
+    wordings: list[Wording] | None  # None: the source has no wording
+    corrected: Corrected | None  # None: too few pairs differ in length
+
+
+def audited(
+    judged: Judged, questions: Questions, human_accuracy: float | None, labelled: int | None = None,
+    wordings: Sequence[str] | None = None,
+) -> Found:  # fmt: skip
+    """`labelled` as in `corrected_win_rate`; `wordings`: other guidelines, by default those of `rewordings`.
+    UserError if fewer than two pairs are answered."""
+    source, distribution, room = judged
+    if labelled is not None:  # before the model is asked anything; what it leaves unanswered may still be too much
+        check_labelled(labelled, int((questions.asked.words[:, 0] != questions.asked.words[:, 1]).sum()))
+    source.prepare(room)
+    answers = in_both_orders(source, questions, distribution)
+    if answers.is_whole.sum() < 2:
+        told = f"answered {int(answers.is_whole.sum())} of {len(questions.first)} pairs in both orders"
+        raise UserError(f"source '{source.name}' {told}: nothing to audit; raise --pairs or mend the source")
+    corrected = corrected_win_rate(questions.asked, answers, labelled)
+    control = in_both_orders(Length(Length.Config()), questions, "alignbench")
+    others = None
+    if "guidelines" in type(source.config).model_fields:
+        others = [
+            Wording(one, stability(answers, _reworded(judged, one, questions), questions.asked))
+            for one in wordings or rewordings(room.rubric)
+        ]
+    asked = questions.asked
+    return Found(source.name, human_accuracy, audit(asked, answers), audit(asked, control), others, corrected)
+
+
+def drawn(pairs: Sequence[Pair], count: int, seed: int) -> Questions:
+    """`count` of the pairs in random order, each with its texts in random order."""
+    rng = random.Random(f"judge {seed}")
+    taken = rng.sample(list(pairs), count)
+    is_turned = [rng.random() < 0.5 for _ in taken]
+    shown = [Pair(p.prompt, p.rejected, p.chosen) if turned else p for p, turned in zip(taken, is_turned, strict=True)]
+    words = np.array([[len(p.chosen.split()), len(p.rejected.split())] for p in shown])
+    asked = Asked(1 - np.array(is_turned, dtype=float), words, *text_codes(shown))
+    return Questions([p.prompt for p in shown], [p.chosen for p in shown], [p.rejected for p in shown], asked)
+
+
+@torch.no_grad()
+def in_both_orders(source: RewardSource, questions: Questions, distribution: str) -> Answers:
+    """By `prefer_once`. PluginError if what comes back is no probability; NaN is no answer."""
+    prompts, first, second, _ = questions
+
+    def once(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+        return _shares(lambda: source.prefer_once(prompts, a, b), len(prompts), "prefer_once", source, distribution)
+
+    return Answers(once(first, second), once(second, first))
+
+
+@torch.no_grad()
+def in_one_order(source: RewardSource, questions: Questions, distribution: str) -> Answers:
+    """By `prefer`, which is to be the same in both orders: for half the price."""
+    prompts, first, second, _ = questions
+    share = _shares(lambda: source.prefer(prompts, first, second), len(prompts), "prefer", source, distribution)
+    return Answers(share, 1 - share)
+
+
+def _reworded(judged: Judged, guideline: str, questions: Questions) -> Answers:
+    config = judged.source.config.model_copy(update={"guidelines": (guideline,)})
+    other = type(judged.source)(config)
+    other.prepare(judged.room)
+    return in_one_order(other, questions, judged.distribution)
+
+
+def rewordings(rubric: Rubric) -> tuple[str, ...]:
+    """The task's guideline in other words, all of them the rubric's own."""
+    subject, quality, best, worst = rubric.subject.lower(), rubric.quality, rubric.best, rubric.worst
+    return (
+        f"Give each {subject} one label. {quality}: {best} or {worst}.",
+        f"Here is a {subject}. Read it closely, then answer with {best} or {worst} under the heading {quality}.",
+        f"You are an expert reader. For every {subject} below, fill in its {quality}, either {worst} or {best}.",
+    )
+
+
+def _shares(call: Callable[[], Tensor], count: int, name: str, source: RewardSource, distribution: str) -> np.ndarray:
+    """(B,) float64, 0 to 1 or NaN."""
+    values = call()
+    if not isinstance(values, Tensor) or tuple(values.shape) != (count,):
+        seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        problem = f"{name}() of {count} pairs returned {seen}; return a float32 tensor of shape ({count},)"
+        raise PluginError(source.name, distribution, problem)
+    shares = values.detach().double().cpu().numpy()
+    answered = shares[~np.isnan(shares)]
+    if ((answered < 0) | (answered > 1)).any():
+        ends = f"{answered.min():.3g} to {answered.max():.3g}"
+        raise PluginError(source.name, distribution, f"{name}() returned {ends}; allowed: 0 to 1, or NaN for no answer")
+    return shares
