@@ -36,10 +36,10 @@ TABLE = {
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
+    "plugin_option": "errors plugins terminal",
     "agreement_cli": "api errors feedback plugins report scoring terminal",
     "audit_cli": "errors planning plugin_option report run scoring store suite terminal",
     "cache_cli": "errors store",
-    "plugin_option": "errors plugins terminal",
     "judge_cli": "api assets engine errors plugin_option plugins report scoring suite terminal",
     "cli": "__init__ agreement_cli assets audit_cli cache_cli errors judge_cli planning plugin_option plugins report "
     "run scaffold scoring store suite terminal testing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ class RewardCard(Kind):
         o, held_out = self.Options(**work.options), work.task.held_out_pairs()
         own = held_out._replace(pairs=held_out.pairs[: o.held_out_pairs])
         others = dict(work.task.other_pairs(o.other_pairs)) if o.other_pairs else {}
+        for kind in [kind for kind, found in others.items() if not found.pairs]:
+            del others[kind]
+            warnings.warn(f"the task has no pairs of {kind}, so no accuracy is told of them", stacklevel=2)
         with ExitStack() as stack:
             if o.is_implicit:
                 resident = stack.enter_context(work.resident("policy"))

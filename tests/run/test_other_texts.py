@@ -37,7 +37,7 @@ class Wide(Oracle):
     def other_pairs(self, count):
         longer = [Pair("", "a " * n, "b " * (n - 1)) for n in range(2, 2 + count)]
         shorter = [Pair("", p.rejected, p.chosen) for p in longer[:-1]] + [Pair("", "a a", "b b")]
-        return {"long": HeldOutPairs(longer, 1.0), "short": HeldOutPairs(shorter, None)}
+        return {"long": HeldOutPairs(longer, 1.0), "short": HeldOutPairs(shorter, None), "none": HeldOutPairs([], None)}
 
 
 class Worded(Oracle):
@@ -124,7 +124,8 @@ def test_the_starts_loss_is_computed_once(planned) -> None:
 def test_accuracy_elsewhere_is_told_together_and_by_kind(planned) -> None:
     """By words: all of the longer ones are right, and of the shorter ones none but the tie, by half."""
     plan, store = planned(), Store()
-    record = run_here(plan, store, is_strict=True).records[2]
+    with pytest.warns(UserWarning, match="the task has no pairs of none"):
+        record = run_here(plan, store, is_strict=True).records[2]
     texts = {f"reward_model_accuracy_other{kind}": record.counts[f"reward_model_accuracy_other{kind}"] for kind in
              ("", ":long", ":short")}  # fmt: skip
     card = read_json(store.get(plan.stage(plan.cells[2].score).inputs["reward_card"]) / "card.json")["other"]
