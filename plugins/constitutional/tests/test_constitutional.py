@@ -98,7 +98,10 @@ CONFIG = {"constitution": "harmless", "num_revisions": 2, "num_prompts": 5, "rol
 
 @pytest.fixture
 def plan(suite_file) -> Plan:
-    rows = [{"method": "constitutional", "config": CONFIG}, "rlaif"]
+    rows = [
+        {"method": "constitutional", "config": CONFIG, "force": True},
+        {"method": "rlaif", "force": True},
+    ]
     return make_plan(load_suite(suite_file(rows)), load_catalog())
 
 
@@ -117,7 +120,7 @@ def test_sl_cai_passes_over_its_revisions_as_often_as_asked_and_no_further_than_
     suite_file, tmp_path: Path, epochs: float, steps: int
 ) -> None:
     """Five revisions in batches of four: two passes are three steps, and the suite allows four."""
-    rows = [{"method": "constitutional", "config": {**CONFIG, "num_train_epochs": epochs}}]
+    rows = [{"method": "constitutional", "config": {**CONFIG, "num_train_epochs": epochs}, "force": True}]
     sft = {"max_steps": 4, "per_device_train_batch_size": 4}
     plan = make_plan(load_suite(suite_file(rows, sft=sft)), load_catalog())
     store = Store(tmp_path / "store")
