@@ -23,7 +23,7 @@ from alignbench.scoring.record import Record
 INSTALL = "pip install 'alignbench[report]'"
 LEFT, TOP, BOTTOM = 62, 62, 52  # px around the plot
 # Okabe and Ito's colours, which the colour-blind can tell apart, darker where white would drown them; without yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#A8558A", "#B87700", "#222222", "#3D9BD6", "#7B4B2A")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#A8558A", "#B87700", "#222222", "#3D9BD6", "#7B4B2A", "#6B7A00")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down")  # as many as share no factor with the colours
 DASHED, SOLID = "bound", "exact"
 ALIGNED = {"left": 0.0, "center": 0.5, "right": 1.0}  # the share of a name that lies left of where it is held
@@ -95,7 +95,7 @@ def _axes(frame: Frame) -> tuple[Any, Any]:
     import altair as alt  # as above
 
     gain, kl = GLOSSARY["reward_gold_gain"], GLOSSARY["kl_nats_exact"]
-    ticks = alt.Axis(values=ticks_of(frame.most_kl), format="~g", labelOverlap=False, labelFlush=False, grid=False)
+    ticks = alt.Axis(values=ticks_of(frame.most_kl), format=".6~g", labelOverlap=False, labelFlush=False, grid=False)
     along = alt.Scale(type="sqrt", domain=[0, frame.most_kl], nice=False)
     signed = "datum.value == 0 ? '0' : datum.label"
     steps = alt.Axis(format="+~g", labelExpr=signed, labelOverlap=False, tickCount=6, gridColor="#eeeeee")

@@ -144,6 +144,7 @@ def test_every_row_is_named_once_within_the_picture(records: list[Record]) -> No
     shown = [element.text for element in root.iter(f"{SVG}text") if element.text in names]
     assert sorted(map(str, shown)) == sorted([*names, *names])  # over a white rim of its own
     assert float(root.attrib["width"]) >= WIDTH
+    assert not any(re.fullmatch(r"[\d.]+e[+-]?\d+", element.text or "") for element in root.iter(f"{SVG}text"))
 
 
 def test_names_do_not_meet_even_where_all_lines_end_at_one_point() -> None:
