@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from alignbench.api.config import MethodConfig
 from alignbench.api.data import Rubric, TrainingData
 
 if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
@@ -88,20 +89,27 @@ class RecipeBuilder(ABC):
         takes `sft.max_steps`; with `num_train_epochs` so many passes over the data, if that is less."""
 
     @abstractmethod
-    def samples(self, start: Stage | None) -> Stage:
-        """`samples.per_prompt` completions of each label prompt, sampled from `start`."""
+    def samples(self, start: Stage | None, policy: Stage | None = None) -> Stage:
+        """`samples.per_prompt` completions of each label prompt, sampled from `start`, or from `policy`, trained on
+        it."""
 
     @abstractmethod
     def compare(self, samples: Stage, source: SourceRef) -> Stage:
         """Preferences: `samples` labelled by a reward source."""
 
     @abstractmethod
-    def comparisons(self, start: Stage | None) -> Stage:
-        """The human comparisons the suite names: the task's real pairs, or the start's samples labelled by a panel."""
+    def comparisons(self, start: Stage | None, policies: Sequence[Stage] = ()) -> Stage:
+        """The human comparisons the suite names: the task's real pairs, or the start's samples labelled by a panel.
+        With as many samples of each of `policies` beside them, labelled alike; UserError where people's own pairs are
+        all there is."""
 
     @abstractmethod
     def reward_model(self, start: Stage | None, comparisons: Stage) -> Stage:
         """A Bradley-Terry reward model, an adapter and a head on `start`, fitted to `comparisons`."""
+
+    @abstractmethod
+    def trained(self, method: str, config: MethodConfig, inputs: Inputs) -> Stage:
+        """A policy: what a row of this method would train from these inputs, with this row's allowance of steps."""
 
     @abstractmethod
     def reward(self, start: Stage | None) -> Stage | SourceRef:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from alignbench.engine.optim import Optimizer, checked
 from alignbench.engine.resident import Resident
 from alignbench.engine.resume import History, keep, resumed
 from alignbench.errors import UserError
+from alignbench.feedback.early_stopping import Best
 from alignbench.suite.spec import RewardModelConfig
 
 Pooling = Literal["mean", "last"]
@@ -146,44 +147,95 @@ def fit_reward_model(
     checkpoints: Checkpoints = Checkpoints(None, 0),  # noqa: B008  # it is off, and keeps nothing
 ) -> list[dict[str, float]]:
     """Fit to rows of prompt, chosen, rejected and, for the listwise loss, ranked texts. Returns loss and accuracy per
-    step, measured before the step."""
+    step, measured before the step, and after a look also the accuracy and loss on the rows that are not fitted to."""
     if not rows:
         raise UserError("the reward model has no comparisons; raise `comparisons.pairs` or check the task's data")
+    rng = random.Random(seed)
+    fitted, unseen = _split(rows, config.validation_share, rng)
     groups = [(model.resident.activate(model.adapter), config.learning_rate)]
     groups.append((list(model.head.parameters()), config.head_learning_rate))
     size = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    steps = -(-len(rows) // size) * config.num_train_epochs
+    epoch = -(-len(fitted) // size)
+    steps = epoch * config.num_train_epochs
     optimizer = Optimizer(groups, config, steps)
-    rng = random.Random(seed)
+    best = Best(optimizer.trained, config.early_stopping_patience)
     history: History = []
     model.resident.module.train(model.resident.lora.dropout > 0)
-    begun, step = resumed(checkpoints, model.resident.passes, optimizer, history, meter), 0
-    for _ in range(config.num_train_epochs):
-        order = rng.sample(list(rows), len(rows))  # also of the epochs behind a checkpoint: the next follow from them
-        for start in range(0, len(order), size):
-            step += 1
-            if step <= begun:
-                continue
-            if step > begun + 1 and checkpoints.is_due():
-                keep(checkpoints, model.resident.passes, optimizer.trained, optimizer, history, meter)
-            taken, loss, hits = order[start : start + size], 0.0, 0
-            for first in range(0, len(taken), config.per_device_train_batch_size):
-                part = taken[first : first + config.per_device_train_batch_size]
-                scores = (
-                    model.forward(_lists(model, part, config.loss, meter)).view(-1, len(part)).T
-                )  # (B, K) best first
-                loss_of_part = (
-                    pairwise_loss(scores[:, 0], scores[:, 1]) if config.loss == "pairwise" else listwise_loss(scores)
-                )
-                share = loss_of_part * (len(part) / len(taken))
-                loss += checked(share, {})
-                hits += int((scores[:, 0] > scores[:, -1]).sum())
-                optimizer.backward(share)
-            optimizer.step()
-            history.append({"step": optimizer.steps, "loss": loss, "accuracy": hits / len(taken)})
-            progress(optimizer.steps, steps, loss=loss, accuracy=hits / len(taken))
+    saved = checkpoints.found
+    begun = resumed(checkpoints, model.resident.passes, optimizer, history, meter)
+    if saved is not None and begun:
+        best.restore(saved)
+    for step, taken in enumerate(_batches(fitted, size, config.num_train_epochs, rng), 1):
+        if step <= begun:
+            continue
+        if step > begun + 1 and checkpoints.is_due():
+            keep(
+                checkpoints, model.resident.passes, optimizer.trained, optimizer, history, meter,
+                best.tensors(), best.values(),
+            )  # fmt: skip
+        told = _step(model, taken, config, optimizer, meter)
+        history.append({"step": optimizer.steps, **told})
+        if unseen and (step % (config.eval_steps or epoch) == 0 or step == steps):
+            seen = _look(model, unseen, meter)
+            history[-1] |= {f"validation_{name}": value for name, value in seen.items()}
+            best.look(**seen)
+        progress(optimizer.steps, steps, **told)
+        if best.is_over:
+            break
+    if unseen:
+        best.put_back()
     model.resident.module.eval()
     return history
+
+
+def _split(
+    rows: Sequence[dict[str, Any]], share: float, rng: random.Random
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to fit to, and `share` of them, one at least, to look at; with 0 none is drawn."""
+    count = max(1, round(share * len(rows))) if share else 0
+    if count >= len(rows):
+        raise UserError(
+            f"validation_share: {share:g} of {len(rows)} comparisons leaves none to fit to; lower it, or raise "
+            "`comparisons.pairs`"
+        )
+    unseen = set(rng.sample(range(len(rows)), count)) if count else set()
+    fitted = [row for i, row in enumerate(rows) if i not in unseen]
+    return fitted, [rows[i] for i in sorted(unseen)]
+
+
+def _batches(rows: list[dict[str, Any]], size: int, epochs: int, rng: random.Random) -> Iterator[list[dict[str, Any]]]:
+    """All rows in another order each epoch, the last batch short."""
+    for _ in range(epochs):
+        order = rng.sample(rows, len(rows))
+        yield from (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _step(
+    model: RewardModel, taken: list[dict[str, Any]], config: RewardModelConfig, optimizer: Optimizer, meter: Meter
+) -> dict[str, float]:
+    """One optimiser step on some rows, whose loss is the mean over them all."""
+    loss, hits = 0.0, 0
+    for first in range(0, len(taken), config.per_device_train_batch_size):
+        part = taken[first : first + config.per_device_train_batch_size]
+        scores = model.forward(_lists(model, part, config.loss, meter)).view(-1, len(part)).T  # (B, K) best first
+        is_pairwise = config.loss == "pairwise"
+        loss_of_part = pairwise_loss(scores[:, 0], scores[:, 1]) if is_pairwise else listwise_loss(scores)
+        share = loss_of_part * (len(part) / len(taken))
+        loss += checked(share, {})
+        hits += int((scores[:, 0] > scores[:, -1]).sum())
+        optimizer.backward(share)
+    optimizer.step()
+    return {"loss": loss, "accuracy": hits / len(taken)}
+
+
+def _look(model: RewardModel, unseen: Sequence[dict[str, Any]], meter: Meter) -> dict[str, float]:
+    """Accuracy and pairwise loss on rows that are not fitted to."""
+    before, prompts = model.tokens_judged, [row["prompt"] for row in unseen]
+    chosen, rejected = (model.score(prompts, [row[side] for row in unseen]) for side in ("chosen", "rejected"))
+    meter.add(tokens_judged=model.tokens_judged - before)  # here, so that a resumed fit has them too
+    model.tokens_judged = before
+    accuracy = float((chosen > rejected).double().mean())
+    return {"accuracy": accuracy, "loss": float(pairwise_loss(chosen, rejected))}
 
 
 def _lists(model: RewardModel, rows: Sequence[dict[str, Any]], loss: str, meter: Meter) -> TokenBatch:

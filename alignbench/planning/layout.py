@@ -78,10 +78,15 @@ def _refuse_too_many_layers(suite: Suite) -> None:
         have = layer_count(suite.model)
     except UserError as error:
         raise suite.error(str(error), "model") from None
-    for part in ("lora", "sft", "reward_model"):
-        asked = getattr(suite, part).layers
-        if have and asked and asked > have:
-            raise suite.error(f"{asked} asked for, the model has {have}; lower it or leave it out", part, "layers")
+    asked: list[tuple[int | None, tuple[str | int, ...]]] = [
+        (getattr(suite, part).layers, (part,)) for part in ("lora", "sft", "reward_model")
+    ]
+    for row, wanted in enumerate(suite.methods):
+        if "layers" in wanted.reward_model:
+            asked.append((suite.of_row(row).reward_model.layers, ("methods", row, "reward_model")))
+    for layers, place in asked:
+        if have and layers and layers > have:
+            raise suite.error(f"{layers} asked for, the model has {have}; lower it or leave it out", *place, "layers")
 
 
 def _refuse_what_failed_to_load(suite: Suite, catalog: Catalog) -> None:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from alignbench.api import AlignmentMethod, Inputs, MethodConfig, SourceRef, Stage, Task
 from alignbench.errors import PluginError, UserError, in_words
-from alignbench.planning import keys
-from alignbench.planning.build import PlanBuilder, gold_of, second_gold_of
+from alignbench.planning.build import PlanBuilder, fitted, gold_of, rule, second_gold_of, unfitted_source
 from alignbench.plugins import Catalog, Plugin, Step, Steps
 from alignbench.stages.closed_form import ClosedForm
 from alignbench.stages.completions import Completions
@@ -24,9 +23,9 @@ from alignbench.stages.score import Score
 from alignbench.stages.second_gold_rewards import SecondGoldRewards
 from alignbench.stages.snapshot import Snapshot
 from alignbench.stages.source import Source
-from alignbench.stages.train import Train
 from alignbench.stages.untrained import Untrained
 from alignbench.suite.plan import PlannedCell
+from alignbench.suite.source import shown
 from alignbench.suite.spec import Cell, Suite
 from alignbench.suite.spec import Row as SuiteRow
 
@@ -93,8 +92,8 @@ class _Layout:
         self.suite, self.catalog, self.task, self.seed = suite, catalog, task, seed
         self.place, self.plugin, self.config = row, plugin, config
         self.method = plugin.cls()
-        self.code = keys.class_source(plugin.cls)
         self.plain = PlanBuilder(suite, catalog, task, seed)  # without the row's own reward
+        self.build = PlanBuilder(suite, catalog, task, seed, row)
         self.start = self.plain.sft()  # what every row is measured against
         self.gold = gold_of(suite, catalog, task)
         self.prefix = self.method.prefix(config, task.rubric)
@@ -108,6 +107,8 @@ class _Layout:
         proxy = self.proxy(inputs)
         spoken = proxy.name if isinstance(proxy, SourceRef) else tell(proxy, "").made
         spoken += ", accuracy of the implicit reward" if self._is_implicit(inputs) else ""
+        own = self.suite.methods[self.place].reward_model
+        spoken += "".join(f", {name} {shown(value)}" for name, value in own.items())
         planned = replace(planned, proxy=spoken)
         decoding, train = self.method.decoding(self.config), self.train(inputs)
         if decoding is None:
@@ -123,7 +124,7 @@ class _Layout:
         self, planned: PlannedCell, inputs: Inputs, train: Stage, proxy: Stage | SourceRef
     ) -> Iterator[Row]:
         """The policy at places of its run, each scored as its end is."""
-        for step in self.snapshot_steps if self.is_trained else ():
+        for step in self.suite.snapshot_steps_of(self.place) if self.is_trained else ():
             policy = Snapshot.stage({"of": train, "start": inputs.start}, step=step)
             score = self.score(inputs, policy, self.own_samples(policy, self.prefix), proxy, None)
             yield Row(replace(planned, snapshot={"name": "step", "value": step}), train, score, (train,))
@@ -145,18 +146,6 @@ class _Layout:
             raise self.suite.error(problem, "methods", self.place, "force")
         return score.inputs["reward_card"] if is_optimised and not is_wanted else None
 
-    @property
-    def max_steps(self) -> int:
-        own = self.suite.methods[self.place].max_steps
-        return self.suite.max_steps if own is None else own
-
-    @property
-    def snapshot_steps(self) -> tuple[int, ...]:
-        """Evenly along the run, its end left out: that is the row itself."""
-        last, count = self.max_steps, self.suite.snapshots
-        steps = dict.fromkeys(round(last * i / (count + 1)) for i in range(1, count + 1))
-        return tuple(step for step in steps if 0 < step < last)
-
     def _is_implicit(self, inputs: Inputs) -> bool:
         """Whether the policy's own implicit reward is what its accuracy is told of."""
         return inputs.reward is None and inputs.preferences is not None
@@ -164,7 +153,7 @@ class _Layout:
     def inputs(self) -> Inputs:
         """What the method's recipe asks for. PluginError if it rests on what scores the row."""
         row = self.suite.methods[self.place]
-        build = PlanBuilder(self.suite, self.catalog, self.task, self.seed, self.place)
+        build = self.build
         inputs = self.method.recipe(self.config, build)
         for root in (inputs.start, inputs.preferences, inputs.reward):
             self._refuse_scoring(root)
@@ -175,6 +164,9 @@ class _Layout:
         if row.comparisons is not None and unfitted is not None and not build.was_asked_for_comparisons:
             problem = f"'{row.method}' learns from no comparisons here; remove the key"
             raise self.suite.error(problem, "methods", self.place, "comparisons")
+        if row.reward_model and not isinstance(inputs.reward, Stage):
+            problem = f"'{row.method}' fits no reward model here; remove the key"
+            raise self.suite.error(problem, "methods", self.place, "reward_model")
         if unfitted is not None and row.reward is None:  # the recipe's own choice
             build.check_optimised(unfitted, "config")
         return inputs
@@ -197,16 +189,7 @@ class _Layout:
     def train(self, inputs: Inputs) -> Stage:
         if not self.is_trained:
             return self.untrained(inputs.start)
-        return Train.stage(
-            {"start": inputs.start, "preferences": inputs.preferences, "reward": _fitted(inputs.reward)},
-            **self.rule(self.config), seed=self.seed, max_steps=self.max_steps,
-            budget=None if self.suite.budget is None else self.suite.budget.by_unit,
-            temperature=self.suite.temperature,
-            snapshots=self.snapshot_steps, reward=self.unfitted(inputs.reward),
-        )  # fmt: skip
-
-    def rule(self, config: MethodConfig) -> dict[str, Any]:
-        return {"method": self.plugin.name, "code": self.code, "config": config.model_dump(mode="json")}
+        return self.build.trained(self.plugin.name, self.config, inputs)
 
     def untrained(self, start: Stage | None) -> Stage:
         return Untrained.stage({"start": start}, seed=self.seed)
@@ -230,7 +213,7 @@ class _Layout:
         decoding: MethodConfig | None,
     ) -> Stage:  # fmt: skip
         """`decoding`: the options of the rule that picks among the samples."""
-        fitted, reward = _fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
+        model, reward = fitted(proxy), {"reward": self.unfitted(proxy), "seed": self.suite.data_seed}
         untrained = self.untrained(self.start)
         baseline = self.own_samples(untrained)
         return Score.stage(
@@ -240,15 +223,15 @@ class _Layout:
                 "baseline_gold": self.gold_rewards(baseline),
                 "second_gold": self.second_gold_rewards(completions),
                 "baseline_second_gold": self.second_gold_rewards(baseline),
-                "proxy": ProxyRewards.stage({"completions": completions, "proxy": fitted}, **reward),
+                "proxy": ProxyRewards.stage({"completions": completions, "proxy": model}, **reward),
                 "gold_card": GoldCard.stage({"gold": self.gold, "second_gold": self.second_gold}),
-                "reward_card": self.reward_card(inputs, policy, fitted, reward),
+                "reward_card": self.reward_card(inputs, policy, model, reward),
                 "lm_loss": self.lm_loss(policy),
                 "baseline_lm_loss": self.lm_loss(untrained),
                 "human_lm_loss": self.human_lm_loss(untrained),
-                "closed_form": None if decoding is not None else self.closed_form(inputs, policy, fitted, reward),
+                "closed_form": None if decoding is not None else self.closed_form(inputs, policy, model, reward),
             },
-            prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else self.rule(decoding),
+            prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else rule(self.plugin, decoding),
         )  # fmt: skip
 
     @property
@@ -315,15 +298,7 @@ class _Layout:
 
     def unfitted(self, reward: Stage | SourceRef | None) -> Source | None:
         """None for a fitted reward model, which is an input instead."""
-        if not isinstance(reward, SourceRef):
-            return None
-        cls = self.catalog.source(reward.name).cls
-        facts = keys.source_facts(cls, cls.Config(**reward.options))
-        return Source(name=reward.name, options=dict(reward.options), **facts)
-
-
-def _fitted(reward: Stage | SourceRef | None) -> Stage | None:
-    return reward if isinstance(reward, Stage) else None
+        return unfitted_source(self.catalog, reward) if isinstance(reward, SourceRef) else None
 
 
 def _objective(inputs: Inputs) -> str | None:

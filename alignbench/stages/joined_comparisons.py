@@ -1,4 +1,4 @@
-"""Labelled samples and real human pairs as one set."""
+"""Comparisons of several origins as one set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class JoinedComparisons(Kind):
-    """Inputs: `samples`, labelled ones, and `human`."""
+    """Inputs: what there is of `samples`, the start's, labelled; `samples_1`, a policy's, and so on; `human` pairs."""
 
     name = "joined_comparisons"
     seconds = 0.0001

@@ -15,6 +15,7 @@ from alignbench.stages.lm_loss import LMLoss
 from alignbench.stages.noisy_comparisons import NoisyComparisons
 from alignbench.stages.proxy_rewards import ProxyRewards
 from alignbench.stages.reward_card import RewardCard
+from alignbench.stages.reward_ensemble import RewardEnsemble
 from alignbench.stages.reward_model import FittedRewardModel
 from alignbench.stages.samples import Samples
 from alignbench.stages.score import Score
@@ -27,9 +28,9 @@ from alignbench.stages.untrained import Untrained
 KINDS: dict[str, Kind] = {
     kind.name: kind()
     for kind in (
-        SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, NoisyComparisons, FittedRewardModel, Train,
-        Snapshot, Untrained, Completions, GoldRewards, SecondGoldRewards, ProxyRewards, GoldCard, RewardCard,
-        ClosedForm, LMLoss, Score,
+        SFT, Samples, Comparisons, HumanComparisons, JoinedComparisons, NoisyComparisons, FittedRewardModel,
+        RewardEnsemble, Train, Snapshot, Untrained, Completions, GoldRewards, SecondGoldRewards, ProxyRewards, GoldCard,
+        RewardCard, ClosedForm, LMLoss, Score,
     )
 }  # fmt: skip
 OTHER = Kind()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alignbench.scoring.reward_card import Card
     from alignbench.stages.work import HarnessWork
 
-FACTS = "reward_model.json"  # of a fitted one
+FACTS = "reward_model.json"  # of one fitted model; an ensemble's scores claim no probability
 
 
 class RewardCard(Kind):
@@ -55,7 +55,8 @@ class RewardCard(Kind):
 
             else:
                 reward = work.open_reward(stack, "proxy", o.reward)
-                scale = read_json(work.place("proxy") / FACTS)["std"] if "proxy" in work.stage.inputs else None
+                facts = work.place("proxy") / FACTS if "proxy" in work.stage.inputs else None
+                scale = read_json(facts)["std"] if facts is not None and facts.is_file() else None
 
                 def judged(pairs: list[Pair]) -> Card:
                     return card_of(pair_scores(reward, pairs), pairs, scale)

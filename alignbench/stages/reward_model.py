@@ -22,19 +22,21 @@ class FittedRewardModel(Kind):
     seconds = 0.04
 
     class Options(RewardModelConfig):
+        member: int = 0  # of an ensemble: 0 is the one that stands alone elsewhere
         seed: int
 
     def make(self, work: HarnessWork) -> None:
         from alignbench.feedback.reward_model import RewardModel, fit_reward_model
+        from alignbench.stages.work import stage_seed
 
         rows, config = work.rows("comparisons"), self.Options(**work.options)
+        seed = stage_seed(f"{self.name} {config.member}", config.seed) if config.member else work.seed
         with work.resident("start") as resident:
             model = RewardModel.fresh(
-                resident, config.pooling, work.task.max_completion_tokens, work.seed, layers=config.layers
+                resident, config.pooling, work.task.max_completion_tokens, seed, layers=config.layers
             )
             history = fit_reward_model(
-                model, rows, config, seed=work.seed, meter=work.meter, progress=work.progress,
-                checkpoints=work.checkpoints,
+                model, rows, config, seed=seed, meter=work.meter, progress=work.progress, checkpoints=work.checkpoints,
             )  # fmt: skip
             prompts = [row["prompt"] for row in rows] * 2
             model.calibrate(prompts, [row[side] for side in ("chosen", "rejected") for row in rows])
@@ -50,4 +52,6 @@ class FittedRewardModel(Kind):
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
         compared = below["comparisons"]
         size = compared.size * stage.options["num_train_epochs"]
-        return Told(on(self.name, below, "comparisons"), size, f"{self.name}({compared.made})")
+        title = on(self.name, below, "comparisons")
+        title += f", member {stage.options['member'] + 1}" if stage.options["member"] else ""
+        return Told(title, size, f"{self.name}({compared.made})")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Samples(Kind):
-    """`per_prompt` completions of each prompt, by `start`."""
+    """`per_prompt` completions of each prompt, by `start`, or by `policy` where that is an input too."""
 
     name = "samples"
     seconds = 0.01
@@ -29,6 +29,8 @@ class Samples(Kind):
         o = self.Options(**work.options)
         prompts = work.first(drawn(work.task, "label", o.seed), o.prompts, "comparisons.pairs", "label")
         with work.resident("start") as resident:
+            if "policy" in work.stage.inputs:
+                work.load_policy(resident)
             rollout = work.sample(
                 resident, [p for p in prompts for _ in range(o.per_prompt)], work.task.max_new_tokens, o.temperature
             )
@@ -42,4 +44,5 @@ class Samples(Kind):
         )
 
     def tell(self, stage: Stage, label: str, below: Mapping[str, Told]) -> Told:
-        return Told(self.name, stage.options["prompts"] * stage.options["per_prompt"])
+        title = f"{self.name} of {below['policy'].made}" if "policy" in below else self.name
+        return Told(title, stage.options["prompts"] * stage.options["per_prompt"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     JsonValue,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -171,6 +172,35 @@ class RewardModelConfig(OptimizerConfig):
     head_learning_rate: PositiveFloat = 5e-3  # peak, the scalar head alone
     loss: Literal["pairwise", "listwise"] = "pairwise"
     """Listwise needs `samples.per_prompt` > 2; with 2 it equals pairwise."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the comparisons: not fitted to, but looked at
+    """The weights of the best look are kept: most of these pairs ordered rightly, then the least loss on them."""
+    eval_steps: PositiveInt | None = None  # optimiser steps from one look to the next; None: an epoch
+    early_stopping_patience: PositiveInt | None = None  # looks without a better one that end the fit; None: none does
+
+    @model_validator(mode="after")
+    def _looks_have_pairs(self) -> RewardModelConfig:
+        if not self.validation_share and (self.eval_steps or self.early_stopping_patience):
+            raise ValueError("eval_steps and early_stopping_patience need pairs to look at; set validation_share")
+        return self
+
+
+class RewardEnsembleConfig(RewardModelConfig):
+    """The suite's reward model: one fit, or several with other draws (Coste et al. 2023, arXiv:2310.02743)."""
+
+    members: Annotated[int, Field(ge=1, le=32)] = 1  # reward models on the same comparisons
+    combine: Literal["mean", "worst", "uncertainty"] = "mean"  # of several: how their scores become one
+    uncertainty_coef: NonNegativeFloat = 0.5  # `uncertainty`: points lost per unit of variance between members
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The options of each member's fit."""
+        return {name: value for name, value in self if name in RewardModelConfig.model_fields}
+
+    @model_validator(mode="after")
+    def _several_are_combined(self) -> RewardEnsembleConfig:
+        if self.members == 1 and self.combine != "mean":
+            raise ValueError(f"combine: {self.combine} needs several reward models; set members")
+        return self
 
 
 class Evaluation(Config):
@@ -199,6 +229,7 @@ class Row(Config):
     sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     max_steps: NonNegativeInt | None = None  # optimiser steps; None: the suite's
     comparisons: OwnComparisons | None = None  # what it learns from, where it is not the suite's
+    reward_model: Options = Field(default_factory=dict)  # what its reward model has otherwise than the suite's
     force: bool = False  # train also on a reward model that orders held-out human pairs no better than chance
 
     @model_validator(mode="before")
@@ -246,7 +277,7 @@ class Suite(Config):
     sft: Training = Training()
     comparisons: Comparisons = Comparisons()
     samples: Sampling = Sampling()
-    reward_model: RewardModelConfig = RewardModelConfig()
+    reward_model: RewardEnsembleConfig = RewardEnsembleConfig()
     evaluation: Evaluation = Evaluation()
     methods: Annotated[tuple[Row, ...], Field(min_length=1)]
 
@@ -275,15 +306,18 @@ class Suite(Config):
 
     @model_validator(mode="after")
     def _lists_are_of_one_length(self) -> Suite:
-        is_mixed = self.samples.per_prompt != 2 and any(
-            wanted.source != "human" and wanted.human_pairs for wanted in self.all_comparisons
-        )
-        if self.reward_model.loss == "listwise" and is_mixed:
-            raise ValueError(
-                f"reward_model.loss: listwise cannot take lists of {self.samples.per_prompt} (samples.per_prompt) and "
-                "pairs (comparisons.human_pairs) together; set human_pairs to 0, or loss to pairwise"
-            )
+        if problem := self._lists_beside_pairs(self.reward_model.loss, self.all_comparisons):
+            raise ValueError(f"reward_model.loss: {problem}")
         return self
+
+    def _lists_beside_pairs(self, loss: str, wanted: Sequence[Comparisons]) -> str | None:
+        is_mixed = any(each.source != "human" and each.human_pairs for each in wanted)
+        if loss == "pairwise" or self.samples.per_prompt == 2 or not is_mixed:
+            return None
+        return (
+            f"listwise cannot take lists of {self.samples.per_prompt} (samples.per_prompt) and pairs "
+            "(comparisons.human_pairs) together; set human_pairs to 0, or loss to pairwise"
+        )
 
     @property
     def all_comparisons(self) -> tuple[Comparisons, ...]:
@@ -292,9 +326,29 @@ class Suite(Config):
         return (self.comparisons, *own)
 
     def of_row(self, row: int) -> Suite:
-        """As `methods[row]` has it: with its own comparisons, where it asks for any."""
-        own = self.methods[row].comparisons
-        return self if own is None else self.model_copy(update={"comparisons": own.over(self.comparisons)})
+        """As `methods[row]` has it: with its own comparisons and reward model, where it asks for any. UserError if its
+        options of the latter are wrong."""
+        asked, own = self.methods[row], self
+        if asked.comparisons is not None:
+            own = own.model_copy(update={"comparisons": asked.comparisons.over(self.comparisons)})
+        if asked.reward_model:
+            options, place = {**dict(self.reward_model), **asked.reward_model}, ("methods", row, "reward_model")
+            fitted = self.check_options(RewardEnsembleConfig, options, *place)
+            if problem := self._lists_beside_pairs(fitted.loss, [own.comparisons]):
+                raise self.error(problem, *place)
+            own = own.model_copy(update={"reward_model": fitted})
+        return own
+
+    def max_steps_of(self, row: int) -> int:
+        """Optimiser steps."""
+        own = self.methods[row].max_steps
+        return self.max_steps if own is None else own
+
+    def snapshot_steps_of(self, row: int) -> tuple[int, ...]:
+        """Evenly along the row's run, its end left out: that is the row itself."""
+        last, count = self.max_steps_of(row), self.snapshots
+        steps = dict.fromkeys(round(last * i / (count + 1)) for i in range(1, count + 1))
+        return tuple(step for step in steps if 0 < step < last)
 
     def comparisons_place(self, row: int | None, key: str) -> tuple[str | int, ...]:
         """Where the file says this of the comparisons of a row."""

@@ -9,6 +9,9 @@ is a zero-initialised linear head, in float32, on the policy's own hidden states
 second adapter, which costs a pass more and leaves the policy's trunk to the policy.
 
     alignbench run quickstart
+
+`ppo_iterated` is the same in several rounds, with the reward model fitted anew before each to what the last policy says
+too (iterated online RLHF, Bai et al. 2022, arXiv:2204.05862).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 import alignbench
-from alignbench import AlignmentMethod, MethodConfig, TokenBatch, Trial
+from alignbench import AlignmentMethod, Inputs, MethodConfig, RecipeBuilder, Rollout, Stage, TokenBatch, Trial
 from alignbench.rl import adapted, clipped_policy_loss, clipped_value_loss, gae, k1, mean_over, token_rewards, whiten
 
 if TYPE_CHECKING:
@@ -49,12 +52,19 @@ class PPO(AlignmentMethod):
         ent_coef: NonNegativeFloat = 0.01
         whiten_rewards: bool = False  # scale the rewards before the advantages, keeping their mean
         missing_eos_penalty: NonNegativeFloat | None = None  # taken off the score of an episode that did not end itself
+        length_penalty: NonNegativeFloat = 0.0  # taken off the score per token of the response
+        score_clip: PositiveFloat | None = None  # scores beyond this many points, either way, count as so many
+        target_kl: PositiveFloat | None = (
+            None  # nats per episode at which training ends: a round that has more is not used
+        )
 
     def beta(self, config: Config) -> float | None:
-        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty or a discount."""
-        is_plain = config.kl_controller == "fixed" and not (config.ent_coef or config.missing_eos_penalty)
+        """`kl_coef`, unless the objective is another one: a moving coefficient, a bonus, a penalty, a clipped score, a
+        discount."""
+        is_plain = config.kl_controller == "fixed" and not config.ent_coef
+        is_as_scored = not (config.missing_eos_penalty or config.length_penalty or config.score_clip)
         is_whole = config.gamma == 1 and not config.whiten_rewards
-        return config.kl_coef if is_plain and is_whole else None
+        return config.kl_coef if is_plain and is_as_scored and is_whole else None
 
     def train(self, trial: Trial, config: Config) -> None:
         from torch import nn
@@ -69,6 +79,8 @@ class PPO(AlignmentMethod):
         for prompts in trial.prompt_batches(config.rollout_batch_size):
             kl_coef = trial.state["kl_coef"]  # read here: a resumed run has it back with its first batch
             episodes, kl_nats = collect(trial, prompts, value_head, config, kl_coef)
+            if config.target_kl is not None and kl_nats > config.target_kl:
+                return
             optimise(trial, episodes, value_head, config)
             if config.kl_controller == "adaptive":
                 trial.state["kl_coef"] = adapted(kl_coef, kl_nats, config.kl_target, len(prompts), config.kl_horizon)
@@ -107,15 +119,22 @@ def collect(
             parts.append((old, old_values, trial.reference_logprobs(tokens)))
     logprobs, values, reference = (torch.cat(column) for column in zip(*parts, strict=True))
     scores = trial.reward(rollout)
-    if config.missing_eos_penalty is not None:
-        scores = scores - config.missing_eos_penalty * (~rollout.is_ended).float()
-    rewards = token_rewards(scores, logprobs, reference, is_response, kl_coef)
+    rewards = token_rewards(shaped(scores, rollout, config), logprobs, reference, is_response, kl_coef)
     if config.whiten_rewards:
         rewards = whiten(rewards, is_response, keep_mean=True)
     advantages, returns = gae(rewards, values, is_response, config.gamma, config.lam)
     kl_nats = float(k1(logprobs, reference).sum(1).mean())
     trial.log(reward=scores.mean(), kl_nats_k1=kl_nats, kl_coef=kl_coef, eos_rate=rollout.is_ended.float().mean())
     return Episodes(rollout.tokens, logprobs, values, whiten(advantages, is_response), returns), kl_nats
+
+
+def shaped(scores: Tensor, rollout: Rollout, config: PPO.Config) -> Tensor:
+    """(B,) scores -> (B,) what an episode is rewarded with: clipped, less its penalties."""
+    if config.score_clip is not None:
+        scores = scores.clamp(-config.score_clip, config.score_clip)
+    if config.missing_eos_penalty is not None:
+        scores = scores - config.missing_eos_penalty * (~rollout.is_ended).float()
+    return scores - config.length_penalty * rollout.tokens.is_response.sum(-1)
 
 
 def optimise(trial: Trial, episodes: Episodes, value_head: Any, config: PPO.Config) -> None:
@@ -163,6 +182,24 @@ def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
+class IteratedPPO(PPO):
+    name = "ppo_iterated"
+    summary = "RLHF in rounds: before each, the reward model is refreshed on the last policy's samples"
+
+    class Config(PPO.Config):
+        num_rounds: PositiveInt = 2  # trainings, each from the supervised start; with 1 it is `ppo`
+
+    def recipe(self, config: Config, build: RecipeBuilder) -> Inputs:
+        """Every round's policy answers the label prompts, and those answers are compared like the start's."""
+        start, policies = build.sft(), list[Stage]()
+        plain = PPO.Config(**{name: value for name, value in config if name in PPO.Config.model_fields})
+        while True:
+            inputs = Inputs(start, reward=build.reward_model(start, build.comparisons(start, policies)))
+            if len(policies) + 1 == config.num_rounds:
+                return inputs
+            policies.append(build.trained("ppo", plain, inputs))
+
+
 @alignbench.hookimpl
 def alignbench_methods() -> list[type[AlignmentMethod]]:
-    return [PPO]
+    return [PPO, IteratedPPO]

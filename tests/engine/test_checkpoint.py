@@ -136,14 +136,16 @@ def supervised(tiny_models: dict[str, Path]) -> Fit:
     return fit
 
 
-@pytest.fixture
-def reward(tiny_models: dict[str, Path]) -> Fit:
+@pytest.fixture(
+    params=[{}, {"validation_share": 0.3, "eval_steps": 1, "num_train_epochs": 5}], ids=["all", "best look"]
+)
+def reward(tiny_models: dict[str, Path], request: pytest.FixtureRequest) -> Fit:
     def fit(checkpoints: Checkpoints) -> tuple[Any, ...]:
         with isolated(5):
             lora = Lora(r=4, alpha=8, dropout=0.2)
             made = Resident(tiny_models["llama"], (), lora, torch.device("cpu"), torch.float32)
             model = RewardModel.fresh(made, "mean", 8, seed=0)
-            config = RewardModelConfig(num_train_epochs=3, per_device_train_batch_size=3)
+            config = RewardModelConfig(**{"num_train_epochs": 3, "per_device_train_batch_size": 3, **request.param})
             meter = Meter(made.device)
             history = fit_reward_model(model, PAIRS, config, seed=3, meter=meter, checkpoints=checkpoints)
             head = [p.detach().numpy().tobytes() for p in model.head.parameters()]

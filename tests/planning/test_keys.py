@@ -65,7 +65,11 @@ ALL = set(KINDS)
         ("stages/train.py", {"train"}),
         ("engine/trial.py", {"train"}),
         ("engine/supervised.py", {"sft"}),
-        ("feedback/reward_model.py", {"reward_model"}),  # whoever uses one has its stage's key among its inputs
+        (
+            "feedback/reward_model.py",
+            {"reward_model", "reward_ensemble"},
+        ),  # whoever uses one has its stage's key among its inputs
+        ("feedback/reward_ensemble.py", {"reward_ensemble"}),
         ("scoring/evaluate.py", {"completions", "lm_loss", "score"}),
         ("scoring/reward_card.py", {"reward_card", "score"}),
         ("scoring/closed_form.py", {"closed_form"}),

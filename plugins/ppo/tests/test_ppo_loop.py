@@ -20,7 +20,7 @@ from alignbench.engine.trial import POLICY, LiveTrial
 from alignbench.rl import clipped_policy_loss, clipped_value_loss, mean_over
 from alignbench.scoring.evaluate import measure_kl
 from alignbench.suite.spec import Lora
-from alignbench_ppo import PPO, collect, optimise
+from alignbench_ppo import PPO, collect, optimise, shaped
 
 
 class Characters(RewardSource):
@@ -290,6 +290,38 @@ def test_a_missing_end_lowers_the_score_of_unended_episodes_alone(trial_of) -> N
     torch.testing.assert_close(returns[0] - returns[1], 3.0 * (~ended[0]).float(), atol=1e-4, rtol=0)
 
 
+def test_scores_are_clipped_and_then_lose_their_penalties(trial_of) -> None:
+    """With lam = gamma = 1, no KL and a value of 0, the return of every token is its episode's reward."""
+    config = PPO.Config(kl_coef=0, lam=1, score_clip=1.5, length_penalty=0.25)
+    trial = trial_of(config)
+    episodes, _ = collect(trial, PROMPTS, zero_head(trial), config, 0.0)
+    lengths = episodes.tokens.is_response.sum(1)
+    plain = trial_of(PPO.Config(kl_coef=0, lam=1))
+    scores = plain.reward(plain.sample(PROMPTS))
+    assert (scores > 1.5).any()
+    assert (scores < 1.5).any()
+    expected = scores.clamp(-1.5, 1.5) - 0.25 * lengths
+    torch.testing.assert_close(episodes.returns.sum(1) / lengths, expected, atol=1e-4, rtol=0)
+    below = shaped(torch.tensor([-9.0]), plain.sample(PROMPTS[:1]), PPO.Config(score_clip=2.0))
+    assert below.tolist() == [-2.0]
+
+
+def test_training_ends_at_the_first_round_beyond_the_target_kl(trial_of) -> None:
+    config = {
+        "kl_coef": 0.0, "learning_rate": 5e-3, "rollout_batch_size": 24, "per_device_train_batch_size": 24,
+        "num_ppo_epochs": 2,
+    }  # fmt: skip
+    whole = trial_of(PPO.Config(**config), max_steps=20)
+    PPO().train(whole, PPO.Config(**config))
+    seen = [row["kl_nats_k1"] for row in whole.history if "kl_nats_k1" in row]
+    first = next(i for i, kl in enumerate(seen) if kl > 0.05)
+    assert 0 < first < len(seen) - 1
+    stopped = trial_of(PPO.Config(**config, target_kl=0.05), max_steps=20)
+    PPO().train(stopped, PPO.Config(**config, target_kl=0.05))
+    assert stopped.budget.used == 2 * first
+    assert [row["kl_nats_k1"] for row in stopped.history if "kl_nats_k1" in row] == seen[: first + 1]
+
+
 def test_an_adaptive_coefficient_falls_below_the_target_and_a_fixed_one_stays(trial_of) -> None:
     coefficients = {}
     for controller in ("fixed", "adaptive"):
@@ -329,6 +361,8 @@ def test_without_a_kl_term_the_reward_rises_and_a_large_one_holds_the_policy_nea
         {"ent_coef": 0.01},
         {"kl_controller": "adaptive"},
         {"missing_eos_penalty": 1.0},
+        {"length_penalty": 0.1},
+        {"score_clip": 1.0},
         {"gamma": 0.9},
         {"whiten_rewards": True},
     ],
