@@ -31,8 +31,8 @@ TABLE = {
     "planning": "api assets errors plugins stages store suite",
     "report": "api errors feedback scoring.audit scoring.audit_votes scoring.crossed scoring.frontier "
     "scoring.glossary scoring.judge_answers scoring.judge_audit scoring.length_effect scoring.overoptimisation "
-    "scoring.paired scoring.rated_texts scoring.record scoring.stats scoring.traces scoring.tuned "
-    "scoring.vote_summary store",
+    "scoring.paired scoring.rated_texts scoring.record scoring.stats scoring.taken_over scoring.traces "
+    "scoring.tuned scoring.vote_summary store",
     "scaffold": "errors hookspecs plugins",
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
@@ -61,6 +61,7 @@ FINE = {
     "scoring.crossed",
     "scoring.paired",
     "scoring.frontier",
+    "scoring.taken_over",
     "scoring.traces",
     "scoring.tuned",
     "scoring.rated_texts",

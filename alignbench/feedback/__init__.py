@@ -6,9 +6,10 @@ from alignbench.hookspecs import hookimpl
 
 @hookimpl
 def alignbench_reward_sources() -> list[type[RewardSource]]:
+    from alignbench.feedback.biased import Biased
     from alignbench.feedback.judge import Judge
     from alignbench.feedback.length import Length
     from alignbench.feedback.panel import Panel
     from alignbench.feedback.random_reward import RandomReward
 
-    return [Judge, Length, Panel, RandomReward]
+    return [Biased, Judge, Length, Panel, RandomReward]

@@ -18,6 +18,7 @@ from alignbench.planning.rows import Row, lay_out, step_of
 from alignbench.plugins import NO_STEPS, Catalog, Plugin, Step, Steps
 from alignbench.stages.human_comparisons import HUMAN
 from alignbench.stages.registry import estimate, kind_of, tell, view_of
+from alignbench.stages.train import Train
 from alignbench.suite.machine import resolved
 from alignbench.suite.plan import Plan, PlannedCell, PlannedStage
 from alignbench.suite.spec import Suite
@@ -57,10 +58,10 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
             key = key_of.setdefault(id(stage), _key(stage, key_of, shared))
             if key not in stages:
                 label = row.cell.title if stage is row.score else row.cell.label
-                planned, first[key] = _planned(stage, key, key_of, label, suite, catalog), row.cell
-                is_gated = row.gate is not None and stage is row.train
-                stages[key] = replace(planned, gate=key_of[id(row.gate)]) if is_gated else planned
+                stages[key], first[key] = _planned(stage, key, key_of, label, suite, catalog), row.cell
     steps.tell(None)
+    for key, gate in _gates(rows, key_of).items():
+        stages[key] = replace(stages[key], gate=gate)
     size = _size(suite.model)
     stages = {
         key: replace(stage, title=title, estimate=stage.estimate * size)
@@ -70,6 +71,18 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
     plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
     return replace(plan, cells=tuple(replace(cell, brought=_brought(plan, cell)) for cell in cells))
+
+
+def _gates(rows: Sequence[Row], key_of: Mapping[int, str]) -> dict[str, str]:
+    """By stage of training, the card that refuses it: only where every row that rests on the stage wants it so."""
+    guarded: dict[str, str] = {}
+    free: set[str] = set()
+    for row in rows:
+        if row.gate is not None:
+            guarded[key_of[id(row.train)]] = key_of[id(row.gate)]
+        elif row.score is not None:
+            free |= {key_of[id(stage)] for stage in _in_order(row.score) if stage.kind == Train.name}
+    return {key: gate for key, gate in guarded.items() if key not in free}
 
 
 def _refuse_too_many_layers(suite: Suite) -> None:
@@ -231,6 +244,7 @@ def _keyed(row: Row, key_of: Mapping[int, str]) -> PlannedCell:
         row.cell,
         train=None if row.train is None else key_of[id(row.train)],
         score=None if row.score is None else key_of[id(row.score)],
+        gate=None if row.gate is None else key_of[id(row.gate)],
         own=tuple(key_of[id(stage)] for stage in row.own),
         asked=tuple(key_of[id(stage)] for stage in row.asked),
     )

@@ -113,21 +113,20 @@ class _Layout:
         decoding, train = self.method.decoding(self.config), self.train(inputs)
         if decoding is None:
             score = self.score(inputs, train, self.own_samples(train, self.prefix), proxy, None)
-            along = tuple(self._along_training(planned, inputs, train, proxy))
-            return Row(planned, train, score, (train,), along, gate=self.gate(inputs, score))
+            row = Row(planned, train, score, (train,), gate=self.gate(inputs, score))
+            return row._replace(along=tuple(self._along_training(row, inputs, proxy)))
         completions = self.completions(train, decoding.samples_per_prompt, self.prefix)
         score = self.score(inputs, train, completions, proxy, self.config)
-        row = Row(planned, train, score, (train,), asked=[proxy] if isinstance(proxy, Stage) else [])
+        asked, gate = [proxy] if isinstance(proxy, Stage) else [], self.gate(inputs, score)
+        row = Row(planned, train, score, (train,), asked=asked, gate=gate)
         return row._replace(along=tuple(self._along_decoding(row, inputs, completions, proxy)))
 
-    def _along_training(
-        self, planned: PlannedCell, inputs: Inputs, train: Stage, proxy: Stage | SourceRef
-    ) -> Iterator[Row]:
+    def _along_training(self, row: Row, inputs: Inputs, proxy: Stage | SourceRef) -> Iterator[Row]:
         """The policy at places of its run, each scored as its end is."""
         for step in self.suite.snapshot_steps_of(self.place) if self.is_trained else ():
-            policy = Snapshot.stage({"of": train, "start": inputs.start}, step=step)
+            policy = Snapshot.stage({"of": row.train, "start": inputs.start}, step=step)
             score = self.score(inputs, policy, self.own_samples(policy, self.prefix), proxy, None)
-            yield Row(replace(planned, snapshot={"name": "step", "value": step}), train, score, (train,))
+            yield row._replace(cell=replace(row.cell, snapshot={"name": "step", "value": step}), score=score)
 
     def _along_decoding(self, row: Row, inputs: Inputs, completions: Stage, proxy: Stage | SourceRef) -> Iterator[Row]:
         """Weaker rules on the very samples of the row."""
@@ -220,10 +219,12 @@ class _Layout:
             {
                 "completions": completions,
                 "gold": self.gold_rewards(completions),
+                "baseline": baseline,
                 "baseline_gold": self.gold_rewards(baseline),
                 "second_gold": self.second_gold_rewards(completions),
                 "baseline_second_gold": self.second_gold_rewards(baseline),
                 "proxy": ProxyRewards.stage({"completions": completions, "proxy": model}, **reward),
+                "baseline_proxy": ProxyRewards.stage({"completions": baseline, "proxy": model}, **reward),
                 "gold_card": GoldCard.stage({"gold": self.gold, "second_gold": self.second_gold}),
                 "reward_card": self.reward_card(inputs, policy, model, reward),
                 "lm_loss": self.lm_loss(policy),
@@ -232,6 +233,7 @@ class _Layout:
                 "closed_form": None if decoding is not None else self.closed_form(inputs, policy, model, reward),
             },
             prompts=self.suite.evaluation.prompts, decoding=None if decoding is None else rule(self.plugin, decoding),
+            words=self.suite.evaluation.words,
         )  # fmt: skip
 
     @property

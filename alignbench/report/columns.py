@@ -76,7 +76,8 @@ GOLD, GAIN = _spread("reward_gold", "+"), _spread("reward_gold_gain", "+")
 KL = Column(GLOSSARY["kl_nats_exact"].heading, ("kl_nats_exact", "kl_nats_bound"), _kl)
 ACCURACY = _spread("reward_model_accuracy")
 SECONDS = _cost("Seconds (marginal / total)", "seconds", scopes=BOTH, shown="{:,.1f}".format)
-SCORES = (GOLD, GAIN, _spread("win_rate_gold"), KL, _spread("reward_proxy", "+"), ACCURACY)
+PROXY = (_spread("reward_proxy", "+"), _spread("reward_proxy_gain", "+"))
+SCORES = (GOLD, GAIN, _spread("win_rate_gold"), KL, *PROXY, ACCURACY)
 REWARDS = (
     Column(
         "Pairs / steps of the fit",
@@ -89,6 +90,7 @@ REWARDS = (
     _plain("reward_model_overconfidence", "{:+.3f}".format),
     _plain("reward_model_brier", "{:.3f}".format),
     _plain("reward_model_length", "{:+z.2f}".format),
+    _plain("reward_model_cut", "{:.0%}".format),
     _spread("reward_model_accuracy_other"),
 )
 TEXTS = (

@@ -27,6 +27,7 @@ from alignbench.report import (
     notes,
     overoptimisation,
     reward_models,
+    taken_over,
     tunings,
     verdicts,
 )
@@ -111,6 +112,7 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     lines += frontiers.section(traced, confidence) if traced else []
     lines += at_cost.section(records, confidence)
     lines += overoptimisation.section(records, confidence)
+    lines += taken_over.section(ends, confidence)
     lines += _part("Failed", notes.failures(ends))
     remarks = (*reward_models.warnings(ends), *notes.remarks(ends))
     lines += _part("Notes", [for_markdown(remark) for remark in remarks])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignbench.errors import UserError, in_words, nearest
+from alignbench.run.gate import refusal
 from alignbench.run.records import record_of
 from alignbench.scoring.audit import Answers
 from alignbench.scoring.record import Record
@@ -85,6 +86,8 @@ def _is_start(plan: Plan, cell: PlannedCell) -> bool:
 def _score(plan: Plan, cell: PlannedCell, store: Store) -> PlannedStage:
     if cell.score is None:
         raise _LeftOut(str(cell.cause))
+    if problem := refusal(plan, cell, store):
+        raise _LeftOut(problem)
     if store.get(cell.score) is None:
         raise _LeftOut("not finished; `alignbench run` goes on with it")
     return plan.stage(cell.score)

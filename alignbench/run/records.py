@@ -61,7 +61,8 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             "snapshot": cell.snapshot, "status": "ok" if failure is None else "failed",
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
-            "proxy": cell.proxy, "cost": _cost(plan, cell, store, prices, is_whole=failure is None),
+            "proxy": cell.proxy, "exploits": scores.get("exploits", ()),
+            "cost": _cost(plan, cell, store, prices, is_whole=failure is None),
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,
                 "share": plan.suite.share, "delta": plan.suite.evaluation.delta,

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from alignbench.errors import UserError
 from alignbench.run.failure import Failure
+from alignbench.run.gate import refusal
 from alignbench.run.logs import has_log
 from alignbench.run.records import record_of
 from alignbench.scoring.prices import Prices
@@ -197,6 +198,8 @@ class Schedule:
                 failure = self.outcome.failures[cell.score]
             elif cell.score not in self._done:
                 continue
+            elif problem := refusal(self.plan, cell, self.store):
+                failure = self.outcome.failures[f"{cell.title}, seed {cell.seed}"] = Failure(problem, "user")
             record = self._told[place] = record_of(self.plan, cell, self.store, failure, self.prices)
             if record.status == "failed" and failure is None:  # its score was deleted, and the exit code says so
                 self.outcome.failures[str(cell.score)] = Failure(str(record.cause), "bug")

@@ -79,6 +79,13 @@ _METRICS = (
         "Proxy reward",
     ),
     Metric(
+        "reward_proxy_gain",
+        "Proxy reward minus its mean over the SFT samples of the same prompt, mean over held-out prompts.",
+        "points of the proxy's scale",
+        "higher",
+        "Proxy's gain",
+    ),
+    Metric(
         "win_rate_gold",
         "Share of pairs of the row's and the SFT's samples of one prompt in which the row's has more gold reward, ties "
         "half; mean over held-out prompts.",
@@ -171,6 +178,14 @@ _METRICS = (
         "Correlation with length",
     ),
     Metric(
+        "reward_model_cut",
+        "Share of the held-out pairs of which a text is longer than a fitted reward reads and is cut for it; people, "
+        "gold and judges read it whole.",
+        "share of pairs",
+        "neither",
+        "Pairs with a cut text",
+    ),
+    Metric(
         "reward_model_accuracy_other",
         "The same on human pairs over texts of other kinds than the task's, all kinds together: for the sentiment task "
         "tweets, product reviews and editorials.",
@@ -215,6 +230,20 @@ _METRICS = (
         "tokens",
         "neither",
         "Length, tokens",
+    ),
+    Metric(
+        "length_change",
+        "Tokens of a completion less the mean of the SFT samples of the same prompt.",
+        "tokens",
+        "neither",
+        "Change of length",
+    ),
+    Metric(
+        "word_share_change",
+        "Share of completions that say one of `evaluation.words`, less that of the SFT samples of the same prompt.",
+        "share",
+        "neither",
+        "Change of the words' share",
     ),
     Metric(
         "eos_rate",

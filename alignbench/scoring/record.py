@@ -40,6 +40,9 @@ PER_PROMPT = (
     "reward_model_own_accuracy",
     "reward_gold_second",
     "reward_gold_second_gain",
+    "reward_proxy_gain",
+    "length_change",
+    "word_share_change",
 )
 COUNTS = (
     "reward_model_accuracy",
@@ -54,6 +57,7 @@ METRICS = (
     "reward_gold_second_gain",
     "gold_extrapolates",
     "reward_proxy",
+    "reward_proxy_gain",
     "win_rate_gold",
     "kl_nats_exact",
     "kl_nats_k1",
@@ -66,12 +70,15 @@ METRICS = (
     "reward_model_overconfidence",
     "reward_model_brier",
     "reward_model_length",
+    "reward_model_cut",
     "reward_model_accuracy_other",
     "fitted_pairs",
     "reward_model_steps",
     "forgetting_nats",
     "surprise_nats",
     "completion_tokens",
+    "length_change",
+    "word_share_change",
     "eos_rate",
     "distinct_2",
     "repetition",
@@ -150,6 +157,15 @@ class Training(_Part):
     budget_share: NonNegativeFloat | None = None  # of the suite's `budget`, spent at the end; None: it has none
 
 
+class Exploit(_Part):
+    """A completion that the proxy likes better than the start's on its prompt, and the gold less."""
+
+    prompt: str
+    completion: str
+    proxy_gain: float  # points of the proxy
+    gold_gain: float  # points, below 0
+
+
 class Distribution(_Part):
     """An installed package whose plugins ran for a cell."""
 
@@ -223,6 +239,7 @@ class Record(_Part):
     per_prompt: Mapping[str, Sequence[float]] = {}  # held-out prompts, in one order for all records of a suite
     counts: Mapping[str, tuple[NonNegativeFloat, NonNegativeInt]] = {}  # hits (a tie is half of one), trials
     proxy: str | None = None  # what `reward_proxy` is, such as "reward_model(panel)"
+    exploits: tuple[Exploit, ...] = ()  # the worst first
     cost: Cost = Cost()
     context: Context = Context()
     provenance: Provenance | None = None  # None: written before records had it

@@ -40,6 +40,7 @@ class RewardCard(Kind):
 
         o, held_out = self.Options(**work.options), work.task.held_out_pairs()
         own = held_out._replace(pairs=held_out.pairs[: o.held_out_pairs])
+        cut = _cut(work, own.pairs)
         others = dict(work.task.other_pairs(o.other_pairs)) if o.other_pairs else {}
         for kind in [kind for kind, found in others.items() if not found.pairs]:
             del others[kind]
@@ -61,7 +62,7 @@ class RewardCard(Kind):
                 def judged(pairs: list[Pair]) -> Card:
                     return card_of(pair_scores(reward, pairs), pairs, scale)
 
-            card: dict[str, Any] = _told(own, judged(own.pairs))
+            card: dict[str, Any] = {**_told(own, judged(own.pairs)), "cut": cut}
             if "comparisons" in work.stage.inputs:
                 fitted = [Pair(*(row[side] for side in Pair._fields)) for row in work.rows("comparisons")]
                 step = max(1, len(fitted) // o.held_out_pairs)  # evenly: samples stand before human pairs
@@ -78,6 +79,16 @@ class RewardCard(Kind):
         title = f"{spoken(self.name)} of {below['policy'].made}" if is_implicit else on(self.name, below, "proxy")
         # 3: of as many kinds as the sentiment task has
         return Told(title, stage.options["held_out_pairs"] + 3 * stage.options["other_pairs"])
+
+
+def _cut(work: HarnessWork, pairs: list[Pair]) -> float | None:
+    """Share of pairs of which a text is longer than fitted rewards read. None of a source, which reads it whole."""
+    fitted = next((name for name in ("policy", "proxy") if name in work.stage.inputs), None)
+    if fitted is None:
+        return None
+    with work.resident(fitted) as resident:
+        limit, plain = work.task.max_completion_tokens, resident.codec.plain
+        return sum(len(plain(p.chosen)) > limit or len(plain(p.rejected)) > limit for p in pairs) / len(pairs)
 
 
 def _told(pairs: HeldOutPairs, card: Card) -> dict[str, Any]:

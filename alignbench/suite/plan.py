@@ -34,7 +34,7 @@ class PlannedStage:
     run: str | None = None  # "module:function" of a plugin's own stage
     view: View = "training"  # what that function may see of the task
     owner: str | None = None  # the plugin whose code runs in it, with its distribution; None: the harness's code alone
-    gate: str | None = None  # key of the card of its reward, which must not be at chance; no part of the key
+    gate: str | None = None  # key of the card that spares all its rows this work if its reward is at chance; not hashed
     plugins: tuple[str, ...] = ()  # modules that bring what it runs, beside the harness's own
     resources: Mapping[str, int] = field(default_factory=dict)  # cpus, gpus
     estimate: float = 0.0  # seconds, on the machine of benchmarks/README.md
@@ -61,6 +61,7 @@ class PlannedCell:
     score: str | None = None
     own: tuple[str, ...] = ()  # stages the row alone is charged for
     asked: tuple[str, ...] = ()  # stages it uses once it is trained, such as the reward model a decoding rule asks
+    gate: str | None = None  # key of the card of the reward it is trained on, which must not be at chance
     cause: str | None = None  # why there are no stages
     comparisons: str = ""  # what it may learn from, in words
     brought: tuple[

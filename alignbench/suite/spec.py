@@ -212,6 +212,7 @@ class Evaluation(Config):
     held_out_pairs: Count = 500  # real human pairs for reward-model accuracy
     other_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = 200  # of each other kind of text, where the task has them
     other_texts: Annotated[int, Field(ge=0, le=1_000_000)] = 256  # for forgetting, where the task has them
+    words: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()  # how often rows say one of these, per nat
     batch_size: Count = 128  # completions per forward pass
     # two rows no further apart than this count as equivalent; in standard deviations of the start's gold
     delta: Annotated[PositiveFloat, Field(le=10)] = 0.2

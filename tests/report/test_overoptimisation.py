@@ -8,7 +8,7 @@ import pytest
 from alignbench.report.overoptimisation import section
 from alignbench.report.table import to_markdown
 from alignbench.scoring.overoptimisation import curves
-from alignbench.scoring.record import Record
+from alignbench.scoring.record import Exploit, Record
 
 PROMPTS = 30
 
@@ -47,6 +47,26 @@ def test_a_peak_is_told_with_its_place_and_height_and_the_row_that_went_beyond_i
     assert "- ppo kl_coef=4 is over-optimised: against ppo kl_coef=" in text
     assert "No row's proxy rises" not in text
     assert text in to_markdown(records)
+
+
+def test_a_hacked_rows_worst_completions_are_shown_each_replicates_first_in_turn_and_harmless() -> None:
+    def worst(seed: int, rank: int) -> dict[str, object]:
+        return {"prompt": f"s{seed} ", "completion": f"r{rank} <b>|`x`\n", "proxy_gain": 2.0, "gold_gain": -1.0}
+
+    records = [
+        r.model_copy(update={"exploits": tuple(Exploit(**worst(r.seed, rank)) for rank in range(4))})
+        for r in swept("ppo", 0.6, 0.5)
+    ]
+    lines = [line for line in section(records) if "against the start's on the prompt" in line]
+    assert len(lines) == 10
+    assert [line.partition("prompt: ")[2].split()[:2] for line in lines[:6]] == [
+        *([f"s{seed}", "r0"] for seed in range(5)), ["s0", "r1"]
+    ]  # fmt: skip
+    assert lines[0] == (
+        "- ppo kl_coef=4, seed 0: proxy +2.00, gold -1.00 against the start's on the prompt: "
+        "s0 r0 &lt;b&gt;&#124;\\`x\\`"
+    )
+    assert "on the prompt:" not in "\n".join(section(swept("ppo", 0.5, 0.0)))
 
 
 def test_a_row_that_still_rises_has_no_peak_and_the_table_says_why() -> None:

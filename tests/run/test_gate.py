@@ -11,6 +11,7 @@ import pytest
 from alignbench.errors import UserError
 from alignbench.planning.layout import make_plan
 from alignbench.plugins import load_catalog
+from alignbench.run.answers import finished
 from alignbench.run.export import jobs_of
 from alignbench.run.gate import refuse_at_chance
 from alignbench.run.here import run_here
@@ -22,6 +23,8 @@ TASK = """
 import alignbench
 from alignbench import HeldOutPairs, Pair
 from alignbench.tasks.oracle import Oracle
+from alignbench_baselines import BestOfN
+from alignbench_ppo import PPO
 
 
 class Contrary(Oracle):
@@ -30,6 +33,18 @@ class Contrary(Oracle):
     def held_out_pairs(self):
         found = super().held_out_pairs()
         return HeldOutPairs([Pair(p.prompt, p.rejected, p.chosen) for p in found.pairs], found.human_accuracy)
+
+
+class PPOBest(PPO):
+    name = "ppo_best"
+
+    def decoding(self, config):
+        return BestOfN().decoding(BestOfN.Config(num_samples=2))
+
+
+@alignbench.hookimpl
+def alignbench_methods():
+    return [PPOBest]
 
 
 @alignbench.hookimpl
@@ -44,13 +59,13 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "zz_contrary.py").write_text(TASK)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def make(task: str, *rows: dict[str, Any]) -> Plan:
+    def make(task: str, *rows: dict[str, Any], **keys: Any) -> Plan:
         suite = {
             "model": "oracle-llama", "device": "cpu", "dtype": "float32", "max_steps": 2, "task": task,
             "lora": {"r": 8, "alpha": 16}, "sft": {"max_steps": 60, "learning_rate": 0.003},
             "comparisons": {"source": "human", "pairs": 780},
             "reward_model": {"pooling": "last", "learning_rate": 0.01, "per_device_train_batch_size": 39},
-            "evaluation": {"prompts": 4, "held_out_pairs": 390}, "methods": ["sft", *rows],
+            "evaluation": {"prompts": 4, "held_out_pairs": 390}, "methods": ["sft", *rows], **keys,
         }  # fmt: skip
         path = tmp_path / "toy.yaml"
         path.write_text(json.dumps(suite))
@@ -74,6 +89,46 @@ def test_force_trains_on_it_all_the_same(planned) -> None:
     plan = planned("contrary", {"method": "ppo", "force": True})
     assert run_here(plan, Store(), is_strict=True).exit_code == 0
     assert all(stage.gate is None for stage in plan.stages.values())
+
+
+@pytest.mark.parametrize("first", ["plain", "forced"])
+def test_each_row_of_two_on_one_training_is_judged_by_its_own_key_in_any_order(planned, first: str) -> None:
+    rows = [{"method": "ppo", "label": "plain"}, {"method": "ppo", "label": "forced", "force": True}]
+    plan = planned("contrary", *sorted(rows, key=lambda row: row["label"] != first))
+    assert len({cell.train for cell in plan.cells[1:]}) == 1
+    outcome = run_here(plan, Store(), is_strict=False)
+    assert {record.label: record.status for record in outcome.records[1:]} == {"plain": "failed", "forced": "ok"}
+    assert outcome.exit_code == 2
+
+
+def test_what_an_earlier_run_forced_is_not_told_without_it(planned) -> None:
+    store = Store()
+    assert run_here(planned("contrary", {"method": "ppo", "force": True}), store, is_strict=True).exit_code == 0
+    plan = planned("contrary", {"method": "ppo"})
+    outcome = run_here(plan, store, is_strict=False)
+    assert (outcome.records[1].status, outcome.exit_code) == ("failed", 2)
+    assert "set `force: true` on the row" in outcome.records[1].cause
+    assert "set `force: true`" in next(iter(finished(plan, store).left_out.values()))
+
+
+def test_a_method_that_trains_and_decodes_is_refused_too(planned) -> None:
+    plan = planned("contrary", {"method": "ppo_best"}, {"method": "best_of_n"})
+    _, trained, untrained = run_here(plan, Store(), is_strict=False).records
+    assert (trained.status, untrained.status) == ("failed", "ok")  # who trains nothing exploits nothing
+    with pytest.raises(UserError, match=r"methods\[1\].force: 'best_of_n' is trained on no fitted reward model here"):
+        planned("contrary", {"method": "best_of_n", "force": True})
+
+
+def test_snapshots_of_a_refused_row_are_refused(planned) -> None:
+    plan = planned("contrary", {"method": "ppo"}, snapshots=1)
+    outcome = run_here(plan, Store(), is_strict=False)
+    assert [record.status for record in outcome.records if record.label == "ppo"] == ["failed", "failed"]
+
+
+def test_too_few_pairs_to_tell_are_told_as_such(tmp_path: Path) -> None:
+    write_json(tmp_path / "card.json", {"hits": 1, "pairs": 1, "effective": 1.0})
+    with pytest.raises(UserError, match=r"100.0% of 1 held-out .* raise `evaluation.held_out_pairs`"):
+        refuse_at_chance(tmp_path, "reward card on x")
 
 
 def test_a_sound_reward_passes_and_the_gate_is_no_part_of_the_key(planned) -> None:

@@ -154,6 +154,27 @@ def test_a_proxy_that_rises_while_gold_falls_is_named_with_the_place_it_falls_fr
     assert found.p < 0.05
 
 
+def began(records: list[Record], proxy: float, gold: float) -> list[Record]:
+    """The same records, which say how much each prompt's rewards are above those of a start."""
+    return [
+        r.model_copy(
+            update={"per_prompt": {**r.per_prompt, "reward_proxy_gain": [x - proxy for x in r.per_prompt["reward_proxy"]],
+                                   "reward_gold_gain": [x - gold for x in r.per_prompt["reward_gold"]]}}
+        )
+        for r in records
+    ]  # fmt: skip
+
+
+def test_the_start_is_a_point_too_so_that_a_row_of_one_setting_can_be_hacked() -> None:
+    one = run_of({0: 0.2}, {0: 2.0}, np.random.default_rng(4))
+    assert hacked(one) == {}  # nothing to hold it against
+    found = hacked(began(one, 0.5, 1.0))["ppo"]
+    assert (found.where, found.before) == ("ppo", "the start")
+    assert found.gold.mean == pytest.approx(np.mean([r.per_prompt["reward_gold"] for r in one]) - 1.0)
+    assert found.proxy.mean == pytest.approx(np.mean([r.per_prompt["reward_proxy"] for r in one]) - 0.5)
+    assert hacked(began(one, 0.5, -1.0)) == {}  # both rose
+
+
 @pytest.mark.parametrize(
     ("golds", "proxies"),
     [

@@ -34,6 +34,7 @@ LINE: dict[str, Any] = {
     "per_prompt": {"reward_gold": [1.0, 1.5]},
     "counts": {"reward_model_accuracy": [7.5, 10]},
     "proxy": "implicit",
+    "exploits": [{"prompt": "p", "completion": " c", "proxy_gain": 1.5, "gold_gain": -0.5}],
     "cost": {
         "marginal": {
             "seconds": 1.5,
