@@ -156,13 +156,12 @@ def test_a_proxy_that_rises_while_gold_falls_is_named_with_the_place_it_falls_fr
 
 def began(records: list[Record], proxy: float, gold: float) -> list[Record]:
     """The same records, which say how much each prompt's rewards are above those of a start."""
-    return [
-        r.model_copy(
-            update={"per_prompt": {**r.per_prompt, "reward_proxy_gain": [x - proxy for x in r.per_prompt["reward_proxy"]],
-                                   "reward_gold_gain": [x - gold for x in r.per_prompt["reward_gold"]]}}
-        )
-        for r in records
-    ]  # fmt: skip
+
+    def told(told: dict[str, list[float]]) -> dict[str, list[float]]:
+        starts = {"reward_proxy": proxy, "reward_gold": gold}
+        return {**told, **{f"{name}_gain": [x - start for x in told[name]] for name, start in starts.items()}}
+
+    return [record.model_copy(update={"per_prompt": told(dict(record.per_prompt))}) for record in records]
 
 
 def test_the_start_is_a_point_too_so_that_a_row_of_one_setting_can_be_hacked() -> None:

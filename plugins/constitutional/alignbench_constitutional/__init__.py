@@ -12,12 +12,13 @@ prompt because its answer is opened for it.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 
 import alignbench
 from alignbench import AlignmentMethod, Config, Inputs, RecipeBuilder, Rubric, SourceRef, UserError, Work
@@ -47,13 +48,14 @@ class ConstitutionalAI(PPO):
         constitution: str | None = (
             None  # a YAML file, or "harmless" (shipped); None: one principle from the task's rubric
         )
+        dropped: list[str] = Field(default_factory=list)  # names of its principles that are left out
         num_revisions: PositiveInt = 1  # rounds of critique and revision
         num_prompts: PositiveInt = 128  # label prompts that are answered and revised
         num_train_epochs: PositiveFloat = 1  # passes of SL-CAI over the revisions, `sft.max_steps` at most
         direct: bool = False  # optimise the judge's score instead of a reward model fitted to its labels
 
     def recipe(self, config: Config, build: RecipeBuilder) -> Inputs:
-        principles = load_constitution(config.constitution, build.rubric).principles
+        principles = kept(load_constitution(config.constitution, build.rubric), config.dropped)
         articles = [p.model_dump() for p in principles]
         revisions = build.stage(
             "revisions", revise, {"start": build.sft()}, principles=articles, num_revisions=config.num_revisions,
@@ -90,6 +92,18 @@ def load_constitution(source: str | None, rubric: Rubric) -> Constitution:
     if not constitution.principles:
         raise UserError(f"constitution '{source}': no principles; write at least one, with {_fields(Principle)}")
     return constitution
+
+
+def kept(constitution: Constitution, dropped: Sequence[str]) -> list[Principle]:
+    """Its principles without those of these names. UserError if one is not there, or none is left."""
+    names = [principle.name for principle in constitution.principles]
+    for name in dropped:
+        if name not in names:
+            raise UserError(f"dropped: the constitution has no principle '{name}'; it has {', '.join(names)}")
+    found = [principle for principle in constitution.principles if principle.name not in dropped]
+    if not found:
+        raise UserError("dropped: no principle is left; keep one at least")
+    return found
 
 
 def from_rubric(rubric: Rubric) -> Principle:

@@ -16,7 +16,7 @@ from alignbench.store import Store, read_rows
 from alignbench.suite.plan import Plan
 from alignbench.suite.spec import load_suite
 from alignbench.tasks.hh import HH
-from alignbench_constitutional import Principle, from_rubric, load_constitution
+from alignbench_constitutional import Constitution, Principle, from_rubric, kept, load_constitution
 from alignbench_ppo import PPO
 
 FIELDS = "name, critique, revision, preference"
@@ -192,3 +192,13 @@ def test_revisions_are_rows_of_answer_critiques_and_the_last_revision(plan: Plan
     assert cost["tokens_generated"] > 5 * (1 + 2 * 2)
     assert outcome.records[0].cost.total.labels_human == 0
     assert outcome.records[0].cost.total.labels_ai > 0
+
+
+def test_principles_are_left_out_by_name_and_one_must_stay() -> None:
+    three = Constitution(principles=tuple(Principle(name=n, critique=n, revision=n, preference=n) for n in "abc"))
+    assert [p.name for p in kept(three, ["b"])] == ["a", "c"]
+    assert kept(three, []) == list(three.principles)
+    with pytest.raises(UserError, match="no principle 'd'; it has a, b, c"):
+        kept(three, ["a", "d"])
+    with pytest.raises(UserError, match="no principle is left"):
+        kept(three, ["a", "b", "c"])
