@@ -10,7 +10,6 @@ the file, the line and the key::
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,44 +31,10 @@ from pydantic import (
 
 from alignbench.api import Config, Count, OptimizerConfig
 from alignbench.errors import UserError, nearest
-from alignbench.suite.source import M, Source, opening, read, shown, validated
+from alignbench.suite.source import M, Source, opening, read, validated
 from alignbench.suite.source import validate_options as validate_options  # for those who import it from here
+from alignbench.suite.values import Label, Seed, Text, device_name, distinct, short, suite_name
 
-
-def _one_line(text: str) -> str:
-    if not text.isprintable() or not text or text != text.strip():
-        raise ValueError(f"should be one line of text without spaces around it, got {shown(text)}")
-    return text
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", text):
-        raise ValueError(f"should be auto, cpu, mps, cuda or cuda:N, got {shown(text)}")
-    return text
-
-
-def _suite_name(text: str) -> str:  # it names folders
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", text) or text[0] in ".-":
-        raise ValueError(f"should be letters, digits, '.', '_' and '-', not opening with '.' or '-', got {shown(text)}")
-    return text
-
-
-def _short(text: str) -> str:  # a file name has at most 255 bytes, and a table must be read
-    if len(text) > LONGEST_NAME:
-        raise ValueError(f"should have at most {LONGEST_NAME} characters, got {len(text)}; shorten it")
-    return text
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"should be distinct, got {shown(values)}")
-    return values
-
-
-LONGEST_NAME = 100  # characters
-Text = Annotated[str, AfterValidator(_one_line)]
-Label = Annotated[Text, AfterValidator(_short)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's generators
 Options = dict[str, JsonValue]
 Part = Literal["sft", "labels", "reward_model"]
 
@@ -212,7 +177,7 @@ class Evaluation(Config):
     held_out_pairs: Count = 500  # real human pairs for reward-model accuracy
     other_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = 200  # of each other kind of text, where the task has them
     other_texts: Annotated[int, Field(ge=0, le=1_000_000)] = 256  # for forgetting, where the task has them
-    words: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()  # how often rows say one of these, per nat
+    words: Annotated[tuple[Text, ...], AfterValidator(distinct)] = ()  # how often rows say one of these, per nat
     batch_size: Count = 128  # completions per forward pass
     # two rows no further apart than this count as equivalent; in standard deviations of the start's gold
     delta: Annotated[PositiveFloat, Field(le=10)] = 0.2
@@ -227,7 +192,7 @@ class Row(Config):
     label: Label  # default: the method's name
     config: Options = Field(default_factory=dict)
     reward: Named | None = None  # in place of the reward model on the human comparisons
-    sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    sweep: Annotated[tuple[int | FiniteFloat, ...], Field(min_length=1), AfterValidator(distinct)] | None = None
     max_steps: NonNegativeInt | None = None  # optimiser steps; None: the suite's
     comparisons: OwnComparisons | None = None  # what it learns from, where it is not the suite's
     reward_model: Options = Field(default_factory=dict)  # what its reward model has otherwise than the suite's
@@ -251,18 +216,18 @@ class Cell(NamedTuple):
 class Suite(Config):
     """Everything that decides what a run computes."""
 
-    name: Annotated[str, AfterValidator(_suite_name), AfterValidator(_short)]  # default: the file's stem
+    name: Annotated[str, AfterValidator(suite_name), AfterValidator(short)]  # default: the file's stem
     model: Text = "smollm2-135m"  # alias, Hub id or folder
-    device: Annotated[str, AfterValidator(_device)] = "auto"
+    device: Annotated[str, AfterValidator(device_name)] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     kernels: Literal["fast", "plain"] = "fast"
     """`plain`: no hand-written kernel, but transformers' and peft's own modules on padded batches, each sequence passed
     whole, and log-softmax by autograd; equal within rounding. `alignbench.engine.fast` lists the kernels."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0,)
     """Full replicates: each draws anew the prompts that are labelled, comparisons, votes, the order of supervised
     data, reward model, initialisation, rollouts and evaluation samples. Rows are paired within it."""
     data_seed: Seed = 0  # the split of the data, gold, held-out prompts and pairs: what all replicates have in common
-    share: Annotated[tuple[Part, ...], AfterValidator(_distinct)] = ()
+    share: Annotated[tuple[Part, ...], AfterValidator(distinct)] = ()
     """What is drawn once, by `data_seed`, for all replicates: cheaper, and their spread then says less."""
     temperature: Annotated[PositiveFloat, Field(le=100)] = 1.0
     """Part of what a policy is: p(token) is softmax(logits / temperature) in rollouts, labelled samples, evaluation and
