@@ -9,6 +9,14 @@ and corrects it where people were asked too. Here lambda is the one of least est
 which is PPI++'s tuning, but for the two variances of the judge: each is of its own part, where PPI++ takes one of both
 together. So the estimated variance of independent items never exceeds that of people alone, and a judge that is
 constant has lambda 0. It is not cut to 0 to 1: a judge who is against people tells as much as one who is with them.
+
+Few items often hold no error of the judge, which does not show that it makes none. So where the labels are without one,
+the judge's variance beside people is that of one error more, 1 / n for a whole share on one of n items: lambda falls by
+it, and the interval is no narrower than one error would make it. Simulated, 3,000 draws each of 810 settings: 10 to 48
+labels, 30 to 1,000 others, people for one side on 0.5 to 0.95 of the items, a judge right on 0.7 to 0.98 that errs both
+ways, up or down. Intervals of 95 % cover on 0.884 of the draws at least and on 0.93 or more in 91 % of the settings,
+those of people alone on 0.928 and in 93 %; without the one error it was 0.363 and 51 %. Labels that are all alike have
+no interval, and are no draw.
 """
 
 from __future__ import annotations
@@ -39,8 +47,8 @@ class Powered(NamedTuple):
 
 
 def ppi_mean(
-    judged_labelled: np.ndarray,  # (n,) what the judge said of the items that people were asked for
-    human: np.ndarray,  # (n,) what people said
+    judged_labelled: np.ndarray,  # (n,) what the judge said of the items that people were asked for; a share, 0 to 1
+    human: np.ndarray,  # (n,) what people said; a share
     judged_unlabelled: np.ndarray,  # (N,) what the judge said of the others
     ends: Ends | None = None,
     confidence: float = CONFIDENCE,
@@ -54,18 +62,27 @@ def ppi_mean(
             f"needs {FEWEST} labelled items, 2 others and a judgement of each, got {n}, {others} and "
             f"{len(judged_labelled)}"
         )
-    weight = _least_variance(judged_labelled, human, judged_unlabelled)
+    unseen = _unseen(judged_labelled, human)
+    weight = _least_variance(judged_labelled, human, judged_unlabelled, unseen)
     both = []
     for share in (weight, 0.0):
         mean = float(human.mean() + share * (judged_unlabelled.mean() - judged_labelled.mean()))
         part = _influence(human - share * judged_labelled), _influence(share * judged_unlabelled)
-        half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(_variance(*part, ends)) or math.nan
+        variance = _variance(*part, ends) + share**2 * unseen
+        half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance) or math.nan
         both.append(Interval(mean, mean - half, mean + half))
     return Powered(both[0], both[1], weight)
 
 
-def _least_variance(judged: np.ndarray, human: np.ndarray, alone: np.ndarray) -> float:
-    noise = judged.var(ddof=1) / len(judged) + alone.var(ddof=1) / len(alone)
+def _unseen(judged: np.ndarray, human: np.ndarray) -> float:
+    """Variance of the judge's mean that one error among the labels has, less what the errors there are make of it. An
+    error of a judge who is against people is where it is with them."""
+    errors = min(float(((human - judged) ** 2).sum()), float(((human - (1 - judged)) ** 2).sum()))
+    return max(0.0, 1 - errors) / len(human) ** 2
+
+
+def _least_variance(judged: np.ndarray, human: np.ndarray, alone: np.ndarray, unseen: float) -> float:
+    noise = judged.var(ddof=1) / len(judged) + unseen + alone.var(ddof=1) / len(alone)
     shared = float(np.cov(human, judged)[0, 1]) / len(human)
     return shared / float(noise) if noise > 0 else 0.0
 
