@@ -71,7 +71,14 @@ class Judge(RewardSource):
         from alignbench.engine.sampling import next_logits
 
         codec = self.base.codec
-        columns = [codec.plain(label)[0] for label in labels]
+        tokens = [codec.plain(label) for label in labels]
+        for label, ids in zip(labels, tokens, strict=True):
+            if not ids:
+                raise UserError(
+                    f"the judge cannot answer '{label}': the model's tokenizer has no token for it; name another "
+                    "model, or give the task's rubric other labels"
+                )
+        columns = [ids[0] for ids in tokens]
         if columns[0] == columns[1]:
             raise UserError(
                 f"the judge cannot tell '{labels[0]}' from '{labels[1]}': the tokenizer begins both with the same "

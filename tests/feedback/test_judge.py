@@ -119,6 +119,16 @@ def test_labels_that_begin_alike_are_refused(judge):
         judge("llama", rubric=RUBRIC._replace(best="A", worst="A B")).score(P, A)
 
 
+@pytest.mark.parametrize("options", [{}, {"format": "pairwise"}])
+def test_labels_the_tokenizer_has_no_token_for_are_refused(judge, options, monkeypatch):
+    made = judge("llama", **options)
+    missing = {"pointwise": " Negative", "pairwise": " B"}[made.config.format]
+    plain = made.base.codec.plain
+    monkeypatch.setattr(made.base.codec, "plain", lambda text: [] if text == missing else plain(text))
+    with pytest.raises(UserError, match=f"the judge cannot answer '{missing}': the model's tokenizer has no token for"):
+        made.prefer(P, A, B)
+
+
 def test_a_text_longer_than_the_window_is_one_line(judge):
     with pytest.raises(UserError, match=r"a judge's question of \d+ tokens exceeds the model's window of 256"):
         judge("llama").score(["x"], [" \u00e9" * 200])
