@@ -6,7 +6,10 @@ Anything else is a bug of alignbench itself and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+OWN = "alignbench"  # our distribution
 
 
 class UserError(Exception):
@@ -22,6 +25,20 @@ class PluginError(Exception):
         super().__init__(f"plugin '{plugin}' (from {distribution}): {problem}")
         self.plugin = plugin
         self.distribution = distribution
+
+
+@contextmanager
+def blamed(plugin: str, distribution: str, step: str) -> Iterator[None]:
+    """Around code of the plugin: what it raises, `sys.exit` too, is a PluginError that names it. `step` is what was
+    asked of it, such as "score()". A bug of our own keeps its traceback."""
+    try:
+        yield
+    except (UserError, PluginError):
+        raise
+    except (Exception, SystemExit) as error:
+        if distribution == OWN:
+            raise
+        raise PluginError(plugin, distribution, f"{step} raised {in_words(error)}") from error
 
 
 class Interrupted(BaseException):  # no `except Exception` on the way may take it for a plugin's fault

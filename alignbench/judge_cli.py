@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from alignbench.errors import UserError, printable
+from alignbench.errors import PluginError, UserError, blamed, printable
 from alignbench.plugin_option import PluginModules, catalog_with
 from alignbench.terminal import new_console, refuse_to_vanish
 
 if TYPE_CHECKING:
-    from alignbench.api import HeldOutPairs, RewardSource, Task
+    from alignbench.api import Config, HeldOutPairs
     from alignbench.plugins import Plugin
 
 PAIRS = 200
@@ -46,20 +47,19 @@ def judge(
     catalog = catalog_with(plugin)
     found_task, found_source = catalog.task(task), catalog.source(source)
     if found_source.cls.simulates_humans:
-        problem = "is made of the task's people, so holding it against them says nothing; name another, such as judge"
-        raise UserError(f"--source {source}: {problem}")
-    made = _made(found_source, "--option", option)
+        problem = "is made of the task's people, so holding it against them says nothing"
+        raise UserError(f"--source {source}: {problem}; name another, such as judge")
+    judging = _made(found_source, "--option", option)
     if wording and "guidelines" not in found_source.cls.Config.model_fields:
         raise UserError(f"--wording: source '{source}' has no `guidelines` to put it in; leave it out")
-    asked_of: Task = _made(found_task, "--task-option", task_option)
-    held_out = asked_of.held_out_pairs()
-    count = _count(task, held_out, pairs)
-    found = _audited(found_source, made, asked_of, held_out, count, labelled, wording, model, seed)
+    asked_of = _made(found_task, "--task-option", task_option)
+    found = _audited(judging, asked_of, pairs, labelled, wording, model, seed)
+    with judging.blamed("its Config"):
+        options = judging.config.model_dump(mode="json")
 
     from alignbench.report.judge_audit import notes, tables, to_data
 
     if json_:
-        options = made.config.model_dump(mode="json")
         told = {"task": task, "source": source, "options": options, "model": model, "seed": seed}
         print(json.dumps({**told, **to_data(found)}, indent=1))
         return
@@ -70,7 +70,21 @@ def judge(
         console.print(printable(note), highlight=False, markup=False)
 
 
-def _made(plugin: Plugin[Any], name: str, given: list[str] | None) -> Any:
+class _Made(NamedTuple):
+    """A source or a task, and whose it is."""
+
+    plugin: Plugin[Any]
+    config: Config
+    live: Any
+
+    def blamed(self, step: str) -> AbstractContextManager[None]:
+        return blamed(self.plugin.name, self.plugin.distribution, step)
+
+    def broken(self, problem: str) -> PluginError:
+        return PluginError(self.plugin.name, self.plugin.distribution, problem)
+
+
+def _made(plugin: Plugin[Any], name: str, given: list[str] | None) -> _Made:
     """The plugin's class, with options as they were typed behind `name`."""
     from alignbench.suite.source import opening, read_value, validated
 
@@ -82,7 +96,32 @@ def _made(plugin: Plugin[Any], name: str, given: list[str] | None) -> Any:
         if key in options:
             raise UserError(f"{name} {printable(key, 60)}: given twice; leave one out")
         options[key] = read_value(value, f"{name} {printable(key, 60)}")
-    return plugin.cls(validated(plugin.cls.Config, options, lambda loc: opening(name, loc)))
+    with blamed(plugin.name, plugin.distribution, "its Config"):
+        config = validated(plugin.cls.Config, options, lambda loc: opening(name, loc))
+    with blamed(plugin.name, plugin.distribution, "__init__()"):
+        return _Made(plugin, config, plugin.cls(config))
+
+
+def _held_out(task: _Made) -> HeldOutPairs:
+    """PluginError if it has something else in their place, or no rubric to ask about them by."""
+    from alignbench.api import HeldOutPairs, Pair, Rubric
+
+    rubric = getattr(task.live, "rubric", None)
+    if not (isinstance(rubric, Rubric) and all(isinstance(text, str) for text in rubric[:5])):
+        raise task.broken(f"its rubric is {type(rubric).__name__}; a Rubric of text is allowed")
+    with task.blamed("held_out_pairs()"):
+        found = task.live.held_out_pairs()
+    if not (isinstance(found, HeldOutPairs) and isinstance(found.pairs, list)):
+        raise task.broken(f"held_out_pairs() returned {type(found).__name__}; return HeldOutPairs with a list of pairs")
+    for i, pair in enumerate(found.pairs):
+        if not (isinstance(pair, Pair) and all(isinstance(text, str) for text in pair)):
+            raise task.broken(
+                f"held_out_pairs() returned {type(pair).__name__} as pair {i}; return a Pair of three texts"
+            )
+    accuracy = found.human_accuracy
+    if accuracy is not None and not (isinstance(accuracy, int | float) and 0 <= accuracy <= 1):
+        raise task.broken("held_out_pairs() returned a human_accuracy that is no share; return 0 to 1, or None")
+    return found
 
 
 def _count(task: str, held_out: HeldOutPairs, pairs: int | None) -> int:
@@ -95,21 +134,24 @@ def _count(task: str, held_out: HeldOutPairs, pairs: int | None) -> int:
 
 
 def _audited(
-    plugin: Plugin[Any], source: RewardSource, task: Task, held_out: HeldOutPairs, count: int, labelled: int | None,
-    wordings: list[str] | None, model: str, seed: int,
+    source: _Made, task: _Made, pairs: int | None, labelled: int | None, wordings: list[str] | None, model: str,
+    seed: int,
 ) -> Any:  # fmt: skip
     """`judge_answers.Found`; what it names takes seconds to import."""
-    from alignbench.api import RewardSource as Base
-    from alignbench.api import SourceRoom
+    held_out = _held_out(task)
+    count = _count(task.plugin.name, held_out, pairs)
+
+    from alignbench.api import RewardSource, SourceRoom
     from alignbench.engine.device import isolated
     from alignbench.scoring.judge_answers import Judged, audited, drawn
 
     # A source with no `prepare` of its own has no way to a model, so none is loaded for it.
-    base = None if type(source).prepare is Base.prepare else _resident(model)
-    room = SourceRoom(task.rubric, base, None, seed)
+    base = None if type(source.live).prepare is RewardSource.prepare else _resident(model)
+    room = SourceRoom(task.live.rubric, base, None, seed)
     with isolated(seed):
-        judged = Judged(source, plugin.distribution, room)
-        return audited(judged, drawn(held_out.pairs, count, seed), held_out.human_accuracy, labelled, wordings)
+        judged = Judged(source.live, source.config, source.plugin.distribution, room)
+        questions = drawn(held_out.pairs, count, seed)
+        return audited(judged, questions, held_out.human_accuracy, labelled, wordings)
 
 
 def _resident(model: str) -> Any:

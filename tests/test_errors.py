@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignbench.errors import PluginError, UserError, in_words, printable
+from alignbench.errors import PluginError, UserError, blamed, in_words, printable
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,29 @@ class NumberError(Exception):
 def test_any_exception_has_words(error: BaseException, words: str) -> None:
     assert in_words(error) == words
     in_words(error).encode()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("a\n\x1b[31mb"), "plugin 'x' (from y 1): score() raised ValueError: a  [31mb"),
+        (StopIteration(), "plugin 'x' (from y 1): score() raised StopIteration"),
+        (SystemExit(0), "plugin 'x' (from y 1): score() raised SystemExit: 0"),
+        (PluginError("z", "y 1", "no"), "plugin 'z' (from y 1): no"),
+    ],
+)
+def test_what_a_plugin_raises_is_its_own(error: BaseException, words: str) -> None:
+    with pytest.raises(PluginError) as raised, blamed("x", "y 1", "score()"):
+        raise error
+    assert str(raised.value) == words
+
+
+@pytest.mark.parametrize("error", [UserError("mend it"), KeyboardInterrupt()])
+def test_a_mistake_and_an_interruption_are_no_fault_of_a_plugin(error: BaseException) -> None:
+    with pytest.raises(type(error)), blamed("x", "y 1", "score()"):
+        raise error
+
+
+def test_a_bug_of_our_own_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError, match="ours"), blamed("x", "alignbench", "score()"):
+        raise ValueError("ours")

@@ -42,7 +42,9 @@ class Planted(alignbench.RewardSource):
     def prefer_once(self, prompts, first, second):
         chance = torch.full((len(prompts),), self.config.first)
         chance[[len(text.split()) <= self.config.silent for text in first]] = float("nan")
-        return {"float32": chance, "column": chance[:, None], "list": chance.tolist()}[self.config.returns]
+        returned = {"float32": chance, "column": chance[:, None], "list": chance.tolist(), "None": None,
+                    "sparse": chance.to_sparse(), "complex": chance + 1j, "meta": chance.to("meta")}
+        return returned[self.config.returns]
 
 @alignbench.hookimpl
 def alignbench_reward_sources():
@@ -201,6 +203,10 @@ def test_rewordings_are_of_the_rubric_and_differ_from_its_guideline() -> None:
         (["first=1.5"], r"plugin 'planted' \(from module planted\): prefer_once\(\) returned 1.5 to 1.5; allowed:"),
         (["returns=column"], r"prefer_once\(\) of 80 pairs returned shape \(80, 1\); return a float32 tensor of shape"),
         (["returns=list"], r"prefer_once\(\) of 80 pairs returned a list; return a float32 tensor of shape \(80,\)"),
+        (["returns=None"], r"prefer_once\(\) of 80 pairs returned a NoneType; return a float32 tensor of shape"),
+        (["returns=sparse"], r"returned a tensor of torch.float32, torch.sparse_coo; return a float32 tensor of shape"),
+        (["returns=complex"], r"returned a tensor of torch.complex64, torch.strided; return a float32 tensor of shape"),
+        (["returns=meta"], r"plugin 'planted' \(from module planted\): prefer_once\(\) raised NotImplementedError: "),
     ],
 )
 def test_a_source_that_breaks_its_contract_is_named(options: list[str], said: str, folder: Path) -> None:

@@ -3,21 +3,22 @@
     audited(Judged(source, distribution, room), drawn(pairs, count, seed), human_accuracy)
 
 The source is called without the guard of training (`feedback.checked`), which takes no NaN: here that is an answer that
-did not come. Beside it stands the control, a judge that names the longer text.
+did not come. What it raises is a PluginError. Beside it stands the control, a judge that names the longer text.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alignbench.api import Pair, RewardSource, Rubric, SourceRoom
-from alignbench.errors import PluginError, UserError
+from alignbench.api import Config, Pair, RewardSource, Rubric, SourceRoom
+from alignbench.errors import OWN, PluginError, UserError, blamed
 from alignbench.feedback.length import Length
 from alignbench.scoring.judge_audit import (
     Answers,
@@ -44,8 +45,12 @@ class Judged(NamedTuple):
     """A source that is not prepared yet."""
 
     source: RewardSource
+    config: Config
     distribution: str  # whose it is
     room: SourceRoom
+
+    def blamed(self, step: str) -> AbstractContextManager[None]:
+        return blamed(self.source.name, self.distribution, step)
 
 
 class Wording(NamedTuple):
@@ -68,21 +73,22 @@ def audited(
 ) -> Found:  # fmt: skip
     """`labelled` as in `corrected_win_rate`; `wordings`: other guidelines, by default those of `rewordings`.
     UserError if fewer than two pairs are answered."""
-    source, distribution, room = judged
+    source, distribution = judged.source, judged.distribution
     if labelled is not None:  # before the model is asked anything; what it leaves unanswered may still be too much
         check_labelled(labelled, int((questions.asked.words[:, 0] != questions.asked.words[:, 1]).sum()))
-    source.prepare(room)
+    with judged.blamed("prepare()"):
+        source.prepare(judged.room)
     answers = in_both_orders(source, questions, distribution)
     if answers.is_whole.sum() < 2:
         told = f"answered {int(answers.is_whole.sum())} of {len(questions.first)} pairs in both orders"
         raise UserError(f"source '{source.name}' {told}: nothing to audit; raise --pairs or mend the source")
     corrected = corrected_win_rate(questions.asked, answers, labelled)
-    control = in_both_orders(Length(Length.Config()), questions, "alignbench")
+    control = in_both_orders(Length(Length.Config()), questions, OWN)
     others = None
-    if "guidelines" in type(source.config).model_fields:
+    if "guidelines" in type(judged.config).model_fields:
         others = [
             Wording(one, stability(answers, _reworded(judged, one, questions), questions.asked))
-            for one in wordings or rewordings(room.rubric)
+            for one in wordings or rewordings(judged.room.rubric)
         ]
     asked = questions.asked
     return Found(source.name, human_accuracy, audit(asked, answers), audit(asked, control), others, corrected)
@@ -119,9 +125,11 @@ def in_one_order(source: RewardSource, questions: Questions, distribution: str) 
 
 
 def _reworded(judged: Judged, guideline: str, questions: Questions) -> Answers:
-    config = judged.source.config.model_copy(update={"guidelines": (guideline,)})
-    other = type(judged.source)(config)
-    other.prepare(judged.room)
+    config = judged.config.model_copy(update={"guidelines": (guideline,)})
+    with judged.blamed("__init__()"):
+        other = type(judged.source)(config)
+    with judged.blamed("prepare()"):
+        other.prepare(judged.room)
     return in_one_order(other, questions, judged.distribution)
 
 
@@ -137,14 +145,23 @@ def rewordings(rubric: Rubric) -> tuple[str, ...]:
 
 def _shares(call: Callable[[], Tensor], count: int, name: str, source: RewardSource, distribution: str) -> np.ndarray:
     """(B,) float64, 0 to 1 or NaN."""
-    values = call()
-    if not isinstance(values, Tensor) or tuple(values.shape) != (count,):
-        seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        problem = f"{name}() of {count} pairs returned {seen}; return a float32 tensor of shape ({count},)"
-        raise PluginError(source.name, distribution, problem)
-    shares = values.detach().double().cpu().numpy()
+    with blamed(source.name, distribution, f"{name}()"):
+        values = call()
+        if seen := _unlike(values, count):
+            problem = f"{name}() of {count} pairs returned {seen}; return a float32 tensor of shape ({count},)"
+            raise PluginError(source.name, distribution, problem)
+        shares = values.detach().double().cpu().numpy()  # may raise too, of a tensor without values
     answered = shares[~np.isnan(shares)]
     if ((answered < 0) | (answered > 1)).any():
         ends = f"{answered.min():.3g} to {answered.max():.3g}"
         raise PluginError(source.name, distribution, f"{name}() returned {ends}; allowed: 0 to 1, or NaN for no answer")
     return shares
+
+
+def _unlike(values: object, count: int) -> str | None:
+    """What is returned instead of `count` real numbers."""
+    if not isinstance(values, Tensor):
+        return f"a {type(values).__name__}"
+    if values.layout is not torch.strided or values.is_complex():
+        return f"a tensor of {values.dtype}, {values.layout}"
+    return None if tuple(values.shape) == (count,) else f"shape {tuple(values.shape)}"
