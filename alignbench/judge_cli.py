@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from alignbench.errors import PluginError, UserError, blamed, printable
 from alignbench.plugin_option import PluginModules, catalog_with
-from alignbench.terminal import new_console, refuse_to_vanish
+from alignbench.terminal import new_console, refuse_to_vanish, stdout_kept_for_data
 
 if TYPE_CHECKING:
     from alignbench.api import Config, HeldOutPairs
@@ -44,18 +44,19 @@ def judge(
 ) -> None:
     """Say how a reward source judges a task's human pairs: accuracy, liking for places and lengths, calibration."""
     refuse_to_vanish()
-    catalog = catalog_with(plugin)
-    found_task, found_source = catalog.task(task), catalog.source(source)
-    if found_source.cls.simulates_humans:
-        problem = "is made of the task's people, so holding it against them says nothing"
-        raise UserError(f"--source {source}: {problem}; name another, such as judge")
-    judging = _made(found_source, "--option", option)
-    if wording and "guidelines" not in found_source.cls.Config.model_fields:
-        raise UserError(f"--wording: source '{source}' has no `guidelines` to put it in; leave it out")
-    asked_of = _made(found_task, "--task-option", task_option)
-    found = _audited(judging, asked_of, pairs, labelled, wording, model, seed)
-    with judging.blamed("its Config"):
-        options = judging.config.model_dump(mode="json")
+    with stdout_kept_for_data() if json_ else nullcontext():
+        catalog = catalog_with(plugin)
+        found_task, found_source = catalog.task(task), catalog.source(source)
+        if found_source.cls.simulates_humans:
+            problem = "is made of the task's people, so holding it against them says nothing"
+            raise UserError(f"--source {source}: {problem}; name another, such as judge")
+        judging = _made(found_source, "--option", option)
+        if wording and "guidelines" not in found_source.cls.Config.model_fields:
+            raise UserError(f"--wording: source '{source}' has no `guidelines` to put it in; leave it out")
+        asked_of = _made(found_task, "--task-option", task_option)
+        found = _audited(judging, asked_of, pairs, labelled, wording, model, seed)
+        with judging.blamed("its Config"):
+            options = judging.config.model_dump(mode="json")
 
     from alignbench.report.judge_audit import notes, tables, to_data
 

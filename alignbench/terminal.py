@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,6 +66,21 @@ def finish_streams() -> str | None:
             problem = problem or f"the output cannot be written: {getattr(error, 'strerror', None) or error}"
             _put_null_at(number)
     return problem
+
+
+@contextmanager
+def stdout_kept_for_data() -> Iterator[None]:
+    """What plugins print meanwhile, their child processes too, goes to stderr: it would spoil the data to come."""
+    stdout, kept = sys.stdout, os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with suppress(OSError, ValueError):  # ValueError: closed meanwhile; `finish_streams` tells what matters
+            stdout.flush()  # of whoever got hold of it before
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def refuse_to_vanish() -> None:

@@ -1,7 +1,8 @@
-"""`alignbench judge` on sources and tasks that raise, leave and return what they should not."""
+"""`alignbench judge` on sources and tasks that raise, leave, print and return what they should not."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from alignbench.errors import PluginError, UserError
 from alignbench.tasks.oracle import Oracle
 
 HOSTILE = """
+import os
+import sys
 import torch
 import alignbench
 from alignbench.api import HeldOutPairs, Pair
 from alignbench.tasks.oracle import Oracle
 
+print("loading")
 KINDS = {"error": RuntimeError("boom\\n\\x1b[31mtwo"), "exit": SystemExit(0), "interrupt": KeyboardInterrupt(),
          "mistake": alignbench.UserError("mend it")}
 
@@ -42,6 +46,8 @@ class Hostile(alignbench.RewardSource):
 
     def score(self, prompts, completions):
         self.at("score")
+        print("scoring")
+        os.system("echo a child")
         return None if self.options.kind == "none" else torch.zeros(len(prompts))
 
     def prefer(self, prompts, a, b):
@@ -143,15 +149,20 @@ def test_a_bug_of_a_shipped_task_keeps_its_traceback(folder: Path, monkeypatch: 
         judge_cli.judge("oracle", source="length")
 
 
-def test_as_a_command_it_ends_with_two_if_a_source_leaves(folder: Path) -> None:
+def test_as_a_command_it_keeps_its_data_apart_from_what_a_source_prints_and_ends_with_two_if_one_leaves(
+    folder: Path,
+) -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         called = ["alignbench", "judge", "oracle", "--source", "hostile", "--plugin", "hostile", "--pairs", "20",
-                  "--model", "oracle-llama", *options]  # fmt: skip
+                  "--model", "oracle-llama", "--json", *options]  # fmt: skip
         script = f"import sys\nsys.argv = {called!r}\nfrom alignbench.cli import main\nmain()\n"
         return subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"},
                               capture_output=True, text=True, check=False)  # fmt: skip
 
+    loud = run()
+    assert (loud.returncode, json.loads(loud.stdout)["audit"]["accuracy"]["mean"]) == (0, 0.5)
+    assert {"loading", "scoring", "a child"} <= set(loud.stderr.splitlines())
     leaving = run("--option", "at=prepare", "--option", "kind=exit")
-    assert leaving.returncode == 2
+    assert (leaving.returncode, leaving.stdout) == (2, "")
     said = "alignbench: plugin 'hostile' (from module hostile): prepare() raised SystemExit: 0"
     assert leaving.stderr.splitlines()[-1] == said
