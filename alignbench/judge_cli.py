@@ -51,8 +51,8 @@ def judge(
             problem = "is made of the task's people, so holding it against them says nothing"
             raise UserError(f"--source {source}: {problem}; name another, such as judge")
         judging = _made(found_source, "--option", option)
-        if wording and "guidelines" not in found_source.cls.Config.model_fields:
-            raise UserError(f"--wording: source '{source}' has no `guidelines` to put it in; leave it out")
+        for guideline in wording or ():
+            _refuse_unworded(judging, guideline)
         asked_of = _made(found_task, "--task-option", task_option)
         found = _audited(judging, asked_of, pairs, labelled, wording, model, seed)
         with judging.blamed("its Config"):
@@ -101,6 +101,15 @@ def _made(plugin: Plugin[Any], name: str, given: list[str] | None) -> _Made:
         config = validated(plugin.cls.Config, options, lambda loc: opening(name, loc))
     with blamed(plugin.name, plugin.distribution, "__init__()"):
         return _Made(plugin, config, plugin.cls(config))
+
+
+def _refuse_unworded(source: _Made, guideline: str) -> None:
+    from alignbench.scoring.judge_answers import reworded
+
+    with source.blamed("its Config"):
+        if reworded(source.config, guideline) is None:
+            name = source.plugin.name
+            raise UserError(f"--wording: source '{name}' has no `guidelines` that may be that text; leave it out")
 
 
 def _held_out(task: _Made) -> HeldOutPairs:

@@ -17,7 +17,9 @@ from alignbench.tasks.oracle import Oracle
 HOSTILE = """
 import os
 import sys
+from typing import Annotated
 import torch
+from pydantic import Field
 import alignbench
 from alignbench.api import HeldOutPairs, Pair
 from alignbench.tasks.oracle import Oracle
@@ -58,6 +60,20 @@ class Hostile(alignbench.RewardSource):
         self.at("prefer_once")
         return torch.full((len(prompts),), 0.6) if self.options.at == "prefer" else super().prefer_once(prompts, a, b)
 
+class Switched(Hostile):
+    name = "switched"
+    class Config(Hostile.Config):
+        guidelines: bool = True
+
+    def __init__(self, config):
+        assert config.guidelines is True
+        super().__init__(config)
+
+class Brief(Hostile):
+    name = "brief"
+    class Config(Hostile.Config):
+        guidelines: tuple[Annotated[str, Field(max_length=60)], ...] = ()
+
 class Stranger(Oracle):
     name = "stranger"
     class Config(alignbench.Config):
@@ -80,7 +96,7 @@ class Stranger(Oracle):
 
 @alignbench.hookimpl
 def alignbench_reward_sources():
-    return [Hostile]
+    return [Hostile, Switched, Brief]
 
 @alignbench.hookimpl
 def alignbench_tasks():
@@ -141,6 +157,22 @@ def test_a_task_that_fails_or_breaks_its_contract_is_named(gives: str, said: str
     with pytest.raises(PluginError) as error:
         judge_cli.judge("stranger", source="length", task_option=[f"gives={gives}"], plugin=["hostile"])
     assert str(error.value) == f"plugin 'stranger' (from module hostile): {said}"
+
+
+def test_guidelines_that_are_no_text_are_left_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def wordings(source: str) -> list[str] | None:
+        judge_cli.judge("oracle", source=source, plugin=["hostile"], pairs=20, model="oracle-llama", json_=True)
+        found = json.loads(capsys.readouterr().out)["wordings"]
+        return found and [one["guideline"] for one in found]
+
+    assert wordings("switched") is None
+    three = wordings("hostile")
+    assert three is not None
+    assert len(three) == 3
+    assert wordings("brief") == [one for one in three if len(one) <= 60] != []
+    for source, text in {"switched": "true", "brief": "x" * 61}.items():
+        with pytest.raises(UserError, match=f"--wording: source '{source}' has no `guidelines` that may be that text"):
+            judge_cli.judge("oracle", source=source, plugin=["hostile"], wording=[text])
 
 
 def test_a_bug_of_a_shipped_task_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

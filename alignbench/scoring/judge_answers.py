@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from alignbench.api import Config, Pair, RewardSource, Rubric, SourceRoom
@@ -84,14 +85,13 @@ def audited(
         raise UserError(f"source '{source.name}' {told}: nothing to audit; raise --pairs or mend the source")
     corrected = corrected_win_rate(questions.asked, answers, labelled)
     control = in_both_orders(Length(Length.Config()), questions, OWN)
-    others = None
-    if "guidelines" in type(judged.config).model_fields:
-        others = [
-            Wording(one, stability(answers, _reworded(judged, one, questions), questions.asked))
-            for one in wordings or rewordings(judged.room.rubric)
-        ]
-    asked = questions.asked
-    return Found(source.name, human_accuracy, audit(asked, answers), audit(asked, control), others, corrected)
+    asked, others = questions.asked, []
+    for guideline in wordings or rewordings(judged.room.rubric):
+        with judged.blamed("its Config"):
+            config = reworded(judged.config, guideline)
+        if config is not None:
+            others.append(Wording(guideline, stability(answers, _in_words_of(judged, config, questions), asked)))
+    return Found(source.name, human_accuracy, audit(asked, answers), audit(asked, control), others or None, corrected)
 
 
 def drawn(pairs: Sequence[Pair], count: int, seed: int) -> Questions:
@@ -124,8 +124,17 @@ def in_one_order(source: RewardSource, questions: Questions, distribution: str) 
     return Answers(share, 1 - share)
 
 
-def _reworded(judged: Judged, guideline: str, questions: Questions) -> Answers:
-    config = judged.config.model_copy(update={"guidelines": (guideline,)})
+def reworded(config: Config, guideline: str) -> Config | None:
+    """The options with this guideline alone. None: they have no `guidelines` that may be it."""
+    if "guidelines" not in type(config).model_fields:
+        return None
+    try:
+        return type(config).model_validate({**dict(config), "guidelines": (guideline,)})
+    except ValidationError:
+        return None
+
+
+def _in_words_of(judged: Judged, config: Config, questions: Questions) -> Answers:
     with judged.blamed("__init__()"):
         other = type(judged.source)(config)
     with judged.blamed("prepare()"):
