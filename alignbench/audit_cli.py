@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,16 +67,14 @@ def _draw(
         suite=plan.suite.name, seed=seed, against=against, sheet=drawn.sheet,
         page=hashlib.sha256(page.encode()).hexdigest(),
         rows={one: gold[one] for one in dict.fromkeys(each.label for each in answers) if one in gold},
-        equal=drawn.equal, pairs=tuple(drawn.pairs),
+        equal=drawn.equal, shown=drawn.shown, pairs=tuple(drawn.pairs),
     )  # fmt: skip
     with _writing(out):
         (out / KEY).unlink(missing_ok=True)  # first, so that a key is always that of the sheet beside it
         write_text(out / CSV, to_csv(drawn.questions))
         write_text(out / PAGE, page)
         write_text(out / KEY, f"{key.model_dump_json(indent=1)}\n")
-    asked = Counter(key.row_of(pair) for pair in key.pairs)
-    of_rows = {row: asked[row] for row in key.rows if row != against}
-    for note in drawn_notes(of_rows, against, count, drawn.equal, found.left_out):
+    for note in drawn_notes(key, count, found.left_out):
         _say(note)
     folder = shlex.quote(str(out))
     _say(f"{folder}/ written: give people {PAGE} or {CSV}, and keep {KEY} from them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ def notes(read: Read, key: Key) -> Iterator[str]:
     yield "gold: won of these: on the same pairs; win rate and gain: over the supervised start, as in the suite's table"
     if equal := sum(key.equal.values()):
         yield f"pairs of equal texts were not asked: {equal} met while drawing; the gold's win rate has them, half won"
+    if shown := sum(key.shown.values()):
+        yield f"{_count(shown, 'pair')} not asked: their prompt had shown a text of theirs, which would tell its side"
     same, decided = with_gold(read.votes, key)
     if same is not None:
         yield f"people and gold prefer the same text on {_interval(same)} of {decided} pairs that both decide"
@@ -85,17 +88,22 @@ def notes(read: Read, key: Key) -> Iterator[str]:
     yield _on_position(read.votes)
 
 
-def drawn_notes(
-    asked: Mapping[str, int], against: str, count: int, equal: Mapping[str, int], left_out: Mapping[str, str]
-) -> Iterator[str]:
-    """Of a sheet that was just drawn. `asked`: pairs by row; `count`: how many were wanted."""
+def drawn_notes(key: Key, count: int, left_out: Mapping[str, str]) -> Iterator[str]:
+    """Of a sheet that was just drawn. `count`: how many pairs were wanted."""
+    of_row = Counter(key.row_of(pair) for pair in key.pairs)
+    asked = {row: of_row[row] for row in key.rows if row != key.against}
     found = sum(asked.values())
     few = f" ({count} asked for: there are no more)" if found < count else ""
     rows = ", ".join(f"{printable(row, CELL)} {pairs}" for row, pairs in asked.items())
-    yield f"{_count(found, 'pair')}{few} against {printable(against, CELL)}: {rows}"
-    if equal:
-        passed = ", ".join(f"{printable(row, CELL)} {pairs}" for row, pairs in equal.items())
-        yield f"pairs whose texts are equal, passed over: {passed}"
+    yield f"{_count(found, 'pair')}{few} against {printable(key.against, CELL)}: {rows}"
+    whys = (
+        ("whose texts are equal", key.equal),
+        ("whose prompt has shown a text of theirs, which would tell its side", key.shown),
+    )
+    for why, passed in whys:
+        if passed:
+            of_rows = ", ".join(f"{printable(row, CELL)} {pairs}" for row, pairs in passed.items())
+            yield f"pairs {why}, passed over: {of_rows}"
     for row, why in left_out.items():
         yield f"left out: {printable(row, 2 * CELL)}: {printable(why)}"
 

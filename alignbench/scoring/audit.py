@@ -5,7 +5,8 @@
 
 A pair is one completion of a row and one of the row it is held against, for the same held-out prompt of the same
 replicate. Which of the two stands left is a coin's throw. All that is drawn hangs on the seed and on every text of all
-rows: whoever has the seed and the sheet alone cannot draw it again. `audit_votes` reads the answers. No torch.
+rows: whoever has the seed and the sheet alone cannot draw it again. No prompt shows a text twice, for one that recurred
+would be that of the row which every pair has. `audit_votes` reads the answers. No torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignbench.errors import UserError
+from alignbench.errors import UserError, printable
 from alignbench.store import read_json
 
 KEY = "key.json"
@@ -74,6 +75,7 @@ class Key(_Part):
     page: str  # sha256 of sheet.html
     rows: Mapping[str, Gold]
     equal: Mapping[str, int]  # by row: pairs of equal texts, which were not asked
+    shown: Mapping[str, int] = {}  # by row: pairs not asked because their prompt had shown every text that one side has
     pairs: tuple[Pair, ...]
 
     def row_of(self, pair: Pair) -> str:
@@ -94,7 +96,8 @@ class Drawn(NamedTuple):
     sheet: str  # sha256 of the questions
     questions: list[Question]  # in the order in which they are asked
     pairs: list[Pair]  # of the same items
-    equal: dict[str, int]
+    equal: dict[str, int]  # as the key has them
+    shown: dict[str, int]
 
 
 class _Candidate(NamedTuple):
@@ -107,8 +110,9 @@ class _Candidate(NamedTuple):
 
 def draw(answers: Sequence[Answers], against: str, count: int, seed: int) -> Drawn:
     """At most `count` pairs of the row `against` with each other row, as evenly as there are texts, and a prompt twice
-    only where each has been asked once. Each prompt of a replicate is asked of a row once at most; pairs whose texts
-    read the same are counted and not asked. UserError if there is nothing to compare."""
+    only where each has been asked once. Each prompt of a replicate is asked of a row once at most. Pairs whose texts
+    read the same are counted and not asked, and so are those that would have to show a text again on its prompt.
+    UserError if there is nothing to compare."""
     by_row: dict[str, dict[int, Answers]] = {}
     for one in answers:
         by_row.setdefault(one.label, {})[one.seed] = one
@@ -126,7 +130,7 @@ def draw(answers: Sequence[Answers], against: str, count: int, seed: int) -> Dra
     items = [f"{sheet[:8]}-{number:03d}" for number in range(1, len(found) + 1)]
     questions = [Question(item, one.prompt, one.left[1], one.right[1]) for item, one in zip(items, found, strict=True)]
     pairs = [_pair(item, one) for item, one in zip(items, found, strict=True)]
-    return Drawn(sheet, questions, pairs, dict(deck.equal))
+    return Drawn(sheet, questions, pairs, dict(deck.equal), dict(deck.shown))
 
 
 def sheet_digest(texts: Sequence[tuple[str, str, str]]) -> str:
@@ -151,7 +155,7 @@ def read_key(folder: Path) -> Key:
 
 
 class _Deck:
-    """Which prompts of which replicates each row has left, and how often each prompt was asked."""
+    """Which prompts of which replicates each row has left, how often each prompt was asked, and what it has shown."""
 
     def __init__(self, by_row: Mapping[str, Mapping[int, Answers]], against: str, rng: random.Random) -> None:
         self.rivals, self.against, self.rng = by_row[against], against, rng
@@ -161,7 +165,9 @@ class _Deck:
         rng.shuffle(self.rows)  # who gets one pair more where they do not come out even
         self.asked: Counter[tuple[str, ...]] = Counter()  # by row and prompt, and by prompt
         self.drawn: Counter[tuple[str, int]] = Counter()  # by row and replicate
+        self.on_sheet: set[tuple[str, str]] = set()  # prompts and their texts
         self.equal: Counter[str] = Counter()
+        self.shown: Counter[str] = Counter()
 
     def _places(self, of: Mapping[int, Answers]) -> list[tuple[int, int]]:
         """Replicates and places of prompts, in a drawn order."""
@@ -177,10 +183,15 @@ class _Deck:
             self.left[row].remove((seed, place))
             one, other = self.of[row][seed], self.rivals[seed]
             ours, theirs = self._sample(one, place), self._sample(other, place)
-            if ours[1].split() == theirs[1].split():
-                self.equal[row] += 1
+            if ours is None or theirs is None:
+                self.shown[row] += 1
                 continue
             prompt = one.prompts[place]
+            both = {(_read(prompt), _read(text)) for _, text, _ in (ours, theirs)}
+            if len(both) == 1:
+                self.equal[row] += 1
+                continue
+            self.on_sheet |= both
             self.asked.update([(row, prompt), (prompt,)])
             self.drawn[row, seed] += 1
             left, right = (ours, theirs) if self.rng.random() < 0.5 else (theirs, ours)
@@ -192,9 +203,23 @@ class _Deck:
         prompt = self.of[row][seed].prompts[place]
         return self.asked[row, prompt], self.asked[prompt,], self.drawn[row, seed]
 
-    def _sample(self, one: Answers, place: int) -> tuple[str, str, float]:
-        (sample,) = self.rng.choices(range(len(one.texts[place])), weights=one.chances[place].tolist())
-        return one.label, one.texts[place][sample], float(one.gold[place, sample])
+    def _sample(self, one: Answers, place: int) -> tuple[str, str, float] | None:
+        """By the row's own chances among the texts that the prompt has not shown: a row of uneven chances shows its
+        likely texts first. None: the prompt has shown them all."""
+        prompt, texts = _read(one.prompts[place]), one.texts[place]
+        chances = [
+            0.0 if (prompt, _read(text)) in self.on_sheet else chance
+            for text, chance in zip(texts, one.chances[place].tolist(), strict=True)
+        ]
+        if not sum(chances) > 0:
+            return None
+        (sample,) = self.rng.choices(range(len(texts)), weights=chances)
+        return one.label, texts[sample], float(one.gold[place, sample])
+
+
+def _read(text: str) -> str:
+    """What a reader sees of it: two texts that differ in their spaces or in hidden characters look the same."""
+    return " ".join(printable(text, len(text)).split())
 
 
 def _secret(answers: Sequence[Answers], seed: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignbench.errors import UserError
-from alignbench.scoring.audit import Answers, draw, read_key
+from alignbench.scoring.audit import Answers, Drawn, draw, read_key
 
 P, N = 30, 4
 
@@ -72,6 +72,40 @@ def test_texts_that_read_the_same_are_counted_and_not_asked() -> None:
     assert {pair.left for pair in drawn.pairs} | {pair.right for pair in drawn.pairs} == {"sft", "b"}
     with pytest.raises(UserError, match=r"no pair to ask: 30 were looked at, and the texts of each are equal"):
         draw([answers("sft", words="x"), answers("a", words="x")], "sft", 5, 0)
+
+
+def told(drawn: Drawn, against: str) -> int:
+    """Sides that a reader of the sheet alone can name: one text of the pair stands on its prompt more often, and only
+    the row that every pair has can be behind that."""
+    seen = Counter((one.prompt, " ".join(text.split())) for one in drawn.questions for text in (one.left, one.right))
+    count = 0
+    for one, pair in zip(drawn.questions, drawn.pairs, strict=True):
+        left, right = (seen[one.prompt, " ".join(text.split())] for text in (one.left, one.right))
+        count += left != right and against == (pair.left if left > right else pair.right)
+    return count
+
+
+@pytest.mark.parametrize("samples", [16, 1])
+def test_no_prompt_shows_a_text_twice_for_that_would_tell_whose_it_is(samples: int) -> None:
+    """Twenty prompts and a hundred questions, so that each prompt is asked five times of few texts of the start."""
+    texts = [[f"sft {place} {sample} {' ' * sample}" for sample in range(samples)] for place in range(20)]
+    start = Answers("sft", 0, [f"prompt {place}" for place in range(20)], texts, np.full((20, samples), 1 / samples),
+                    np.zeros((20, samples)))  # fmt: skip
+    drawn = draw([start, *(answers(f"row {row}", prompts=20) for row in range(5))], "sft", 100, 0)
+    assert told(drawn, "sft") == 0
+    assert len(drawn.questions) == min(100, 20 * samples)  # one that always says the same can be shown once a prompt
+    assert sum(drawn.shown.values()) == 100 - len(drawn.questions)
+    assert drawn.equal == {}
+
+
+def test_a_text_that_another_row_has_shown_is_not_shown_again_whatever_its_spaces() -> None:
+    same = [["said  by both", "x"] for _ in range(P)]
+    one, other = answers("a")._replace(texts=same), answers("b")._replace(texts=[["said by both\u200b"]] * P)
+    one, other = (each._replace(chances=each.chances[:, : len(each.texts[0])]) for each in (one, other))
+    one = one._replace(chances=np.tile([1.0, 0.0], (P, 1)))
+    drawn = draw([answers("sft"), one, other], "sft", 1000, 0)
+    assert len(drawn.pairs) == P
+    assert sum(drawn.shown.values()) == P
 
 
 def test_a_row_that_decodes_is_asked_by_what_its_rule_picks() -> None:
