@@ -37,7 +37,7 @@ def alpha(counts: sparse.csr_array, values: np.ndarray, level: Level) -> float:
     1 is perfect agreement, 0 that of chance. NaN where the items with two votes or more have one label in all: nothing
     varies, and agreement by chance would be perfect too. ValueError if no item has two votes.
     """
-    pairable = _pairable(counts)
+    pairable, values = _pairable(counts, values)
     return float(_alphas(pairable, values, level, np.ones((1, pairable.shape[0])))[0])
 
 
@@ -54,7 +54,7 @@ def alpha_interval(
     A resample in which nothing varies has no alpha and is left out. The ends are NaN where alpha is, and where one item
     alone has two votes.
     """
-    pairable = _pairable(counts)
+    pairable, values = _pairable(counts, values)
     seen = alpha(pairable, values, level)
     if math.isnan(seen) or pairable.shape[0] < 2:
         return Interval(seen, math.nan, math.nan)
@@ -153,43 +153,52 @@ def wilson_of_credit(credit: float, n: int, confidence: float = CONFIDENCE) -> I
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def _pairable(counts: sparse.csr_array) -> sparse.csr_array:
-    """The items with two votes or more: a vote alone agrees with nobody."""
+def _pairable(counts: sparse.csr_array, values: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
+    """The items with two votes or more, for a vote alone agrees with nobody, and the labels that those have."""
     kept = counts[np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() >= 2)]
     if not kept.shape[0]:
         raise ValueError("alpha needs an item with two votes")
-    return kept
+    used = np.flatnonzero(np.asarray(kept.sum(axis=0)).ravel())
+    return kept[:, used], values[used]
 
 
 def _alphas(counts: sparse.csr_array, values: np.ndarray, level: Level, weights: np.ndarray) -> np.ndarray:
     """(B,) alphas, where resample b takes item i weights[b, i] times; weights (B, I)."""
     size = np.asarray(counts.sum(axis=1)).ravel()  # (I,)
     n = weights @ size  # (B,)
+    by_label = (counts.T @ weights.T).T  # (B, L)
     if level == "nominal":
         same = np.asarray(counts.multiply(counts).sum(axis=1)).ravel()  # (I,) ordered pairs of one label, and selves
         observed = weights @ ((size**2 - same) / (size - 1))
-        expected = n**2 - (_by_label(counts, weights) ** 2).sum(axis=1)
+        expected = n**2 - (by_label**2).sum(axis=1)
     elif level == "interval":
-        scaled = values / (np.abs(values).max() or 1.0)  # alpha has no unit, and squares of large values overflow
-        centred = scaled - scaled.mean()
-        total, square = counts @ centred, counts @ centred**2  # (I,)
-        observed = weights @ (2 * (size * square - total**2) / (size - 1))
-        expected = 2 * (n * (weights @ square) - (weights @ total) ** 2)
+        unit = _unit(values)
+        observed = weights @ (2 * size * _squares_about_own_mean(counts, unit) / (size - 1))
+        centre = by_label @ unit / n  # (B,)
+        expected = 2 * n * (by_label * (unit - centre[:, None]) ** 2).sum(axis=1)
     else:
-        by_label = _by_label(counts, weights)  # (B, L)
         # The ordinal difference of two labels is that of their mid-ranks, so this is the interval level on those.
-        ranks = (np.cumsum(by_label, axis=1) - by_label / 2) / n[:, None] - 0.5
+        ranks = (np.cumsum(by_label, axis=1) - by_label / 2) / n[:, None] - 0.5  # (B, L), with a mean of 0
         total, square = (counts @ ranks.T).T, (counts @ (ranks**2).T).T  # (B, I)
         observed = (weights * (2 * (size * square - total**2) / (size - 1))).sum(axis=1)
-        expected = 2 * (n * (weights * square).sum(axis=1) - (weights * total).sum(axis=1) ** 2)
-    varies = expected > 1e-12 * n**2
+        expected = 2 * n * (by_label * ranks**2).sum(axis=1)
+    varies = (by_label > 0).sum(axis=1) > 1
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(varies, 1 - (n - 1) * observed / expected, np.nan)
 
 
-def _by_label(counts: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
-    """(B, L): votes of each label in each resample."""
-    return (counts.T @ weights.T).T
+def _unit(values: np.ndarray) -> np.ndarray:
+    """(L,) from 0 for the lowest value to 1 for the highest: alpha has neither unit nor zero, squares of large values
+    overflow, and those of values far from 0, such as times, leave nothing of their differences."""
+    halved = values / (2 if np.abs(values).max() > 1e300 else 1)  # the difference of two floats may be beyond floats
+    return (halved - halved.min()) / (np.ptp(halved) or 1.0)
+
+
+def _squares_about_own_mean(counts: sparse.csr_array, values: np.ndarray) -> np.ndarray:
+    """(I,) sum over an item's votes of their squared distance from its mean."""
+    items = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    mean = (counts @ values) / np.asarray(counts.sum(axis=1)).ravel()
+    return np.bincount(items, counts.data * (values[counts.indices] - mean[items]) ** 2, counts.shape[0])
 
 
 def _alike(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import pytest
 from scipy import sparse
 
 from alignbench.scoring.agreement import (
+    _alphas,
     agreement_with_others,
     alpha,
     alpha_interval,
@@ -98,6 +99,36 @@ def test_alpha_is_one_in_agreement_and_undefined_where_nothing_varies() -> None:
 def test_values_as_large_as_floats_go_have_the_alpha_of_their_multiples() -> None:
     small = alpha(counted(OBSERVERS), np.arange(1.0, 6.0), "interval")
     assert alpha(counted(OBSERVERS), np.arange(1.0, 6.0) * 3e307, "interval") == pytest.approx(small)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [1.7e9 + np.arange(5.0), -1e15 + np.arange(5.0), np.arange(-2.0, 3) * 8e307, np.arange(5.0) * 5e-324],
+    ids=["times", "near the end of whole floats", "their range is no float", "subnormal"],
+)
+def test_alpha_at_interval_level_has_neither_zero_nor_unit(values: np.ndarray) -> None:
+    small = alpha(counted(OBSERVERS), np.arange(5.0), "interval")
+    assert alpha(counted(OBSERVERS), values, "interval") == pytest.approx(small)
+
+
+def test_a_label_of_a_vote_alone_does_not_drown_the_differences_of_the_others() -> None:
+    items, labels = np.array([0, 0, 1, 1, 2, 2, 3]), np.array([0, 0, 1, 1, 0, 1, 2])
+    with_it = alpha(count_votes(items, labels, 4, 3), np.array([0.0, 1.0, 1e12]), "interval")
+    assert with_it == alpha(count_votes(items[:6], labels[:6], 3, 2), np.arange(2.0), "interval")
+
+
+def test_small_differences_count_where_one_value_is_far_away() -> None:
+    """As where a time is missing and was written as 0: without that item, the others still vary."""
+    rng = np.random.default_rng(0)
+    table = rng.integers(1, 4, (40, 3))
+    items = np.repeat(np.arange(40), 3)
+    near = alpha(count_votes(items, table.ravel(), 40, 4), np.arange(4.0), "interval")
+    weights = np.ones((2, 41))
+    weights[1, 40] = 0
+    counts = count_votes(np.append(items, [40, 40]), np.append(table.ravel(), [0, 0]), 41, 4)
+    both = _alphas(counts, np.array([0.0, 1.7e9, 1.7e9 + 1, 1.7e9 + 2]), "interval", weights)
+    assert both[0] == pytest.approx(1)
+    assert both[1] == pytest.approx(near, abs=1e-5)
 
 
 def test_the_interval_of_alpha_covers_the_truth_as_often_as_it_says() -> None:
