@@ -47,7 +47,7 @@ def domain_tables(domains: Sequence[DomainAgreement]) -> Iterator[Table]:
 def domain_notes(domains: Sequence[DomainAgreement], most: int) -> Iterator[str]:
     """`most`: the largest number of votes a pair."""
     far = f"pairs whose means are {MIN_GAP} or more apart"
-    yield "alpha: Krippendorff's at interval level; 95 % intervals everywhere, here by bootstrap over texts"
+    yield "alpha: Krippendorff's at interval level; 95 % intervals everywhere, here over texts"
     yield f"one rater: how often one rater orders a pair as the mean of the others does, on {far}; a tie is half right"
     yield f"votes a pair: the first of {most} ratings of each text that the seed draws; the rest's mean is the truth"
     yield f"accuracy: on {far} by that truth, a tie half right; a text stands in up to {2 * ROUNDS} pairs, and all vote"
@@ -68,9 +68,9 @@ def summary_notes(votes: Votes, found: VoteSummary, level: str) -> Iterator[str]
     if math.isnan(found.alpha.mean):
         yield "alpha: not defined, for every item that two raters saw has the same label"
     else:
-        yield f"alpha (Krippendorff): {_interval(found.alpha)}, 95 % over items"
-    others = _interval(found.one_rater)
-    yield f"one rater agrees with the majority of the others: {others}, 95 % over items; a tie of t labels counts 1/t"
+        yield f"alpha (Krippendorff): {_over_items(found.alpha)}"
+    others = _over_items(found.one_rater)
+    yield f"one rater agrees with the majority of the others: {others}; a tie of t labels counts 1/t"
     yield f"majority: {found.ties:,} of {len(votes.items):,} items tie"
     if found.dawid_skene is None:
         yield "Dawid-Skene: left out, too many labels for so many raters or items"
@@ -173,6 +173,11 @@ def _right(name: str) -> Any:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _over_items(found: Interval) -> str:
+    why = "no interval, for one item alone has votes of two raters" if math.isnan(found.low) else "95 % over items"
+    return f"{_interval(found)}, {why}"
 
 
 def _interval(found: Interval) -> str:

@@ -114,7 +114,8 @@ def _on_agreement(votes: Sequence[Vote], raters: int) -> str:
         return f"alpha: none, {'one rater' if raters == 1 else 'no two raters'} answered; it needs two on the same pair"
     if math.isnan(alpha.mean):
         return "alpha: not defined, for every pair that two raters answered has the same answer"
-    return f"alpha (Krippendorff, nominal, left, right or tie): {_interval(alpha)}, 95 % over pairs"
+    why = "no interval, for two raters answered one pair alone" if math.isnan(alpha.low) else "95 % over pairs"
+    return f"alpha (Krippendorff, nominal, left, right or tie): {_interval(alpha)}, {why}"
 
 
 def _on_position(votes: Sequence[Vote]) -> str:

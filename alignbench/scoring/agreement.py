@@ -2,9 +2,11 @@
 
 Votes come as two integer arrays, (V,) items and (V,) labels, and are counted into a sparse (I, L) table. Alpha is that
 of Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): it takes any number of raters and any missing
-vote. Its interval resamples items, with all their votes, because another study would have other items. The
-`evalica` library has an alpha too; it resamples single disagreements as if they were independent, and holds raters by
-items in one dense table, which a million votes of many raters do not fit.
+vote. Its interval resamples items, with all their votes, because another study would have other items. Its ends are no
+quantiles of the resamples: those of ten items that three raters judge 95 % right cover the true alpha in half of all
+studies, for where no item has a disagreement no resample has one. The `evalica` library has an alpha too; it resamples
+single disagreements as if they were independent, and holds raters by items in one dense table, which a million votes of
+many raters do not fit.
 
 No function reads a file or prints, and none imports torch.
 """
@@ -12,8 +14,8 @@ No function reads a file or prints, and none imports torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from scipy import sparse, stats
@@ -49,22 +51,27 @@ def alpha_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Alpha, and the percentile bootstrap over items. The arguments are those of `alpha`.
+    """Alpha, and where it would be with other items. The arguments are those of `alpha`.
 
-    A resample in which nothing varies has no alpha and is left out. The ends are NaN where alpha is, and where one item
-    alone has two votes.
+    Student's t times the standard error of the bootstrap, on the scale of Fisher's z, which ends at -1 and 1. As in the
+    exact interval of a proportion (Clopper & Pearson, Biometrika 26, 1934), each end counts one event beyond those
+    seen: the lower one an item with a vote for each of the two commonest labels, the upper one an item with two votes
+    for the `_farthest` label. So a few items that all agree have an interval with a width, and where no two votes
+    agreed on a rare label two might have.
+
+    The ends are NaN where alpha is, and where one item alone has two votes.
     """
     pairable, values = _pairable(counts, values)
-    seen = alpha(pairable, values, level)
-    if math.isnan(seen) or pairable.shape[0] < 2:
+    seen, n_items = alpha(pairable, values, level), pairable.shape[0]
+    if math.isnan(seen) or n_items < 2:
         return Interval(seen, math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    key = rng.random((pairable.shape[1], 2))  # items with the same votes have the same two sums
-    first, times = _alike(np.ascontiguousarray(pairable @ key).view(complex).ravel())
-    kinds = pairable[first]
-    blocks = _resamples(rng, times, resamples, CELLS // max(kinds.shape))
-    drawn = [_alphas(kinds, values, level, weights) for weights in blocks]
-    return Interval(seen, *_ends(np.concatenate(drawn), confidence))
+    votes = np.asarray(pairable.sum(axis=0)).ravel()  # (L,)
+    often, next_often = np.argsort(-votes, kind="stable")[:2]
+    far = _farthest(votes, values, level)
+    steps = float(stats.t.ppf((1 + confidence) / 2, n_items - 1))
+    low = _end(_with_pair(pairable, often, next_often), values, level, -steps, resamples, seed)
+    high = _end(_with_pair(pairable, far, far), values, level, steps, resamples, seed)
+    return Interval(seen, min(low, seen), max(high, seen))
 
 
 def agreement_with_others(counts: sparse.csr_array, items: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -80,25 +87,6 @@ def agreement_with_others(counts: sparse.csr_array, items: np.ndarray, labels: n
     leads = (own == most[items]) & (n_most[items] == 1)
     total = np.asarray(counts.sum(axis=1)).ravel()[items]
     return np.where(total > 1, leads / (1 + n_next[items]), np.nan)
-
-
-def interval_of_ratio(
-    over: np.ndarray,  # (I,)
-    under: np.ndarray,  # (I,)
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Sum of `over` by sum of `under`, such as right votes by votes of each item; percentile bootstrap over items."""
-    if not under.sum() > 0:
-        raise ValueError("a ratio needs an item with something below the line")
-    first, times = _alike(over + 1j * under)
-    both = np.stack([over, under], axis=1)[first]
-    blocks = _resamples(np.random.default_rng(seed), times, resamples, CELLS // len(first))
-    sums = np.concatenate([weights @ both for weights in blocks])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = sums[:, 0] / sums[:, 1]
-    return Interval(float(over.sum() / under.sum()), *_ends(drawn, confidence))
 
 
 def interval_of_pairs(
@@ -143,14 +131,45 @@ def dyadic_variance(rest: np.ndarray, left: np.ndarray, right: np.ndarray) -> fl
     return float(by_text @ by_text - by_pair @ by_pair)
 
 
-def wilson_of_credit(credit: float, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval where a tie is half a hit: `credit` may be any number from 0 to n (Wilson 1927)."""
+def wilson_of_credit(credit: float, n: float, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's score interval where a tie is half a hit: `credit` may be any number from 0 to n, the trials, which need
+    not be whole either (Wilson 1927)."""
     if not 0 <= credit <= n or n == 0:
         raise ValueError(f"a proportion needs 0 <= credit <= n and n > 0, got {credit} of {n}")
     share, z2 = credit / n, float(stats.norm.ppf((1 + confidence) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def share_of_clusters(
+    credit: Sequence[float] | np.ndarray, clusters: Sequence[str] | np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """Mean of (n,) credits, 0 to 1, those of one cluster alike; Wilson's interval on as many trials as say as much, n
+    over Kish's design effect (Survey Sampling, 1965), as Korn & Graubard (Survey Methodology 24, 1998) have it."""
+    credit = np.asarray(credit, dtype=float)
+    trials, share = effective(credit, clusters, confidence), float(credit.mean())
+    ends = wilson_of_credit(share * trials, trials, confidence)
+    return Interval(share, ends.low, ends.high)
+
+
+def effective(credit: np.ndarray, clusters: Sequence[str] | np.ndarray, confidence: float = CONFIDENCE) -> float:
+    """(n,) credits -> how many independent ones would say as much: n over the design effect, less what so few clusters
+    say of it (Korn & Graubard's ratio of quantiles of t). At most n, and no fewer than if each cluster's were alike;
+    that many, too, where all credits are the same and nothing tells."""
+    _, code = np.unique(np.asarray(clusters), return_inverse=True)
+    sizes = np.bincount(code)
+    n, groups = len(credit), len(sizes)
+    fewest = n**2 / float(sizes @ sizes)
+    rest = credit - credit.mean()
+    alone = float(rest @ rest) * n / max(1, n - 1)
+    if groups < 2 or not alone > 0:
+        return fewest
+    sums = np.bincount(code, rest)
+    together = float(sums @ sums) * groups / (groups - 1)
+    by_pair, by_cluster = stats.t.ppf((1 + confidence) / 2, [n - 1, groups - 1])
+    found = n * alone / together if together > 0 else math.inf
+    return max(fewest, min(float(n), found * float(by_pair / by_cluster) ** 2))
 
 
 def _pairable(counts: sparse.csr_array, values: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
@@ -160,6 +179,37 @@ def _pairable(counts: sparse.csr_array, values: np.ndarray) -> tuple[sparse.csr_
         raise ValueError("alpha needs an item with two votes")
     used = np.flatnonzero(np.asarray(kept.sum(axis=0)).ravel())
     return kept[:, used], values[used]
+
+
+def _farthest(votes: np.ndarray, values: np.ndarray, level: Level) -> int:
+    """The label that is farthest from the mean of all votes, (L,) of each label; at nominal level, the rarest is."""
+    if level == "nominal":
+        return int(votes.argmin())
+    places = _unit(values) if level == "interval" else np.cumsum(votes) - votes / 2
+    return int(np.abs(places - votes @ places / votes.sum()).argmax())
+
+
+def _with_pair(counts: sparse.csr_array, one: int, other: int) -> sparse.csr_array:
+    """`counts` and an item with two votes."""
+    return sparse.csr_array(
+        sparse.vstack([counts, count_votes(np.zeros(2, int), np.array([one, other]), 1, counts.shape[1])])
+    )
+
+
+def _end(counts: sparse.csr_array, values: np.ndarray, level: Level, steps: float, resamples: int, seed: int) -> float:
+    """Alpha of `counts`, `steps` standard errors further on the scale of Fisher's z."""
+    rng = np.random.default_rng(seed)
+    key = rng.random((counts.shape[1], 2))  # items with the same votes have the same two sums
+    first, times = _alike(np.ascontiguousarray(counts @ key).view(complex).ravel())
+    kinds = counts[first]
+    blocks = _resamples(rng, times, resamples, CELLS // max(kinds.shape))
+    drawn = np.concatenate([_alphas(kinds, values, level, weights) for weights in blocks])
+    n_items = counts.shape[0]
+    error = float(np.nanstd(drawn)) * math.sqrt(n_items / (n_items - 1))  # a resample in which nothing varies has none
+    if error < 1e-12:  # all agree, or no two do: no vote speaks for less than that
+        return math.copysign(1.0, steps)
+    seen = min(max(alpha(counts, values, level), -1 + 1e-12), 1 - 1e-12)  # one huge difference may round it to 1
+    return math.tanh(math.atanh(seen) + steps * error / (1 - seen**2))
 
 
 def _alphas(counts: sparse.csr_array, values: np.ndarray, level: Level, weights: np.ndarray) -> np.ndarray:
@@ -220,11 +270,3 @@ def _resamples(rng: np.random.Generator, times: np.ndarray, count: int, block: i
         else:
             drawn = (np.bincount(kind[rng.integers(0, n, n)], minlength=kinds) for _ in range(rows))
             yield np.stack(list(drawn)).astype(float)
-
-
-def _ends(drawn: np.ndarray, confidence: float) -> tuple[Any, Any]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return math.nan, math.nan
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

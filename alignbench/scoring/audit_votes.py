@@ -4,27 +4,24 @@
     tallies(votes, key)
 
 A pair counts once, as the mean of what its raters said: 1 for the row, 0 against it, a tie one half. Pairs that share a
-prompt are no independent trials, so the interval is Wilson's (1927) on as many trials as say as much, n over Kish's
-design effect (Survey Sampling, 1965), as Korn & Graubard (Survey Methodology 24, 1998) have it. It speaks of other
-prompts, not of other raters. No torch.
+prompt are no independent trials, so the interval is `share_of_clusters` over prompts. It speaks of other prompts, not
+of other raters. No torch.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from alignbench.errors import nearest, printable
 from alignbench.feedback.vote_rows import SHOWN, VotesFile
-from alignbench.scoring.agreement import alpha_interval, count_votes, wilson_of_credit
+from alignbench.scoring.agreement import alpha_interval, count_votes, share_of_clusters
 from alignbench.scoring.audit import Key, Pair
-from alignbench.scoring.stats import CONFIDENCE, Interval
+from alignbench.scoring.stats import Interval
 
 LABELS = ("left", "right", "tie")
 ITEM = re.compile(r"([0-9a-f]{8})-[0-9]{3,}")
@@ -141,35 +138,8 @@ def _tally(row: str, credit: dict[str, float], key: Key) -> Tally:
     return Tally(row, len(asked), len(answered), len(set(prompts)), won, gold)
 
 
-def share_of_clusters(credit: Sequence[float], clusters: Sequence[str], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of (n,) credits, 0 to 1, those of one cluster alike; Wilson's interval on `effective` trials."""
-    trials = effective(np.asarray(credit, dtype=float), clusters, confidence)
-    share = sum(credit) / len(credit)
-    ends = wilson_of_credit(share * trials, trials, confidence)  # type: ignore[arg-type]  # any number of trials
-    return Interval(share, ends.low, ends.high)
-
-
-def effective(credit: np.ndarray, clusters: Sequence[str], confidence: float = CONFIDENCE) -> float:
-    """(n,) credits -> how many independent ones would say as much: n over the design effect, less what so few clusters
-    say of it (Korn & Graubard's ratio of quantiles of t). At most n, and no fewer than if each cluster's were alike;
-    that many, too, where all credits are the same and nothing tells."""
-    _, code = np.unique(np.asarray(clusters), return_inverse=True)
-    sizes = np.bincount(code)
-    n, groups = len(credit), len(sizes)
-    fewest = n**2 / float(sizes @ sizes)
-    rest = credit - credit.mean()
-    alone = float(rest @ rest) * n / max(1, n - 1)
-    if groups < 2 or not alone > 0:
-        return fewest
-    sums = np.bincount(code, rest)
-    together = float(sums @ sums) * groups / (groups - 1)
-    by_pair, by_cluster = stats.t.ppf((1 + confidence) / 2, [n - 1, groups - 1])
-    found = n * alone / together if together > 0 else math.inf
-    return max(fewest, min(float(n), found * float(by_pair / by_cluster) ** 2))
-
-
 def agreement(votes: Sequence[Vote]) -> Interval | None:
-    """Krippendorff's alpha of left, right and tie, nominal, with its bootstrap over pairs. None unless two raters
+    """Krippendorff's alpha of left, right and tie, nominal, with its interval over pairs. None unless two raters
     answered one pair; NaN where nothing varies."""
     items = {item: code for code, item in enumerate(dict.fromkeys(vote.item for vote in votes))}
     item = np.array([items[vote.item] for vote in votes])

@@ -23,7 +23,7 @@ from alignbench.scoring.agreement import (
     agreement_with_others,
     alpha_interval,
     count_votes,
-    interval_of_ratio,
+    share_of_clusters,
     wilson_of_credit,
 )
 from alignbench.scoring.stats import Interval
@@ -92,7 +92,6 @@ def summarise(votes: Votes, level: Level, seed: int = 0) -> VoteSummary:
         found["dawid_skene"] = most_probable(fitted.posterior)
         is_converged = fitted.is_converged
         right = np.diagonal(fitted.confusion, axis1=1, axis2=2) @ fitted.prior  # (R,)
-    agreed, others = (np.bincount(votes.item, one, n_items) for one in (credit, compared))
     truths, accuracy = 0, {}
     if votes.truth is not None:
         known = votes.truth > -2
@@ -102,12 +101,19 @@ def summarise(votes: Votes, level: Level, seed: int = 0) -> VoteSummary:
     players, parts = ([], 0) if votes.comparisons is None else _players(votes.comparisons)
     return VoteSummary(
         alpha=alpha_interval(counts, votes.values, level, seed=seed),
-        one_rater=interval_of_ratio(agreed, others, seed=seed),
+        one_rater=_of_one_rater(agrees[is_compared], votes.item[is_compared]),
         raters=_rater_rows(votes, credit, compared, right),
         votes_of_items=np.asarray(counts.sum(axis=1)).ravel().astype(int),
         majority=found["majority"], dawid_skene=found.get("dawid_skene"), is_converged=is_converged,
         accuracy=accuracy, truths=truths, players=players, parts=parts,
     )  # fmt: skip
+
+
+def _of_one_rater(agrees: np.ndarray, items: np.ndarray) -> Interval:
+    """(V,) agreements of votes with the others on their item. One item says nothing of others: no ends."""
+    if (items == items[0]).all():
+        return Interval(float(agrees.mean()), math.nan, math.nan)
+    return share_of_clusters(agrees, items)
 
 
 def _rater_rows(votes: Votes, credit: np.ndarray, compared: np.ndarray, right: np.ndarray | None) -> list[RaterRow]:

@@ -16,10 +16,9 @@ from alignbench.scoring.agreement import (
     alpha_interval,
     count_votes,
     interval_of_pairs,
-    interval_of_ratio,
     wilson_of_credit,
 )
-from alignbench.scoring.stats import wilson
+from alignbench.scoring.stats import Interval, wilson
 
 LEVELS = ("nominal", "ordinal", "interval")
 
@@ -148,12 +147,73 @@ def test_items_with_the_same_votes_are_drawn_as_often_as_others(level: str) -> N
     """Four hundred items of three kinds, which are resampled by kind, against resamples of the items themselves."""
     rng = np.random.default_rng(0)
     kinds = np.array([[3, 0], [2, 1], [0, 3]])[rng.integers(0, 3, 400)]  # (I, L) counts
-    by_kind = alpha_interval(sparse.csr_array(kinds.astype(float)), np.arange(2.0), level, resamples=4000)
-    indices = rng.integers(0, 400, (4000, 400))
-    one_by_one = [alpha(sparse.csr_array(kinds[rows].astype(float)), np.arange(2.0), level) for rows in indices[:1000]]
-    low, high = np.quantile(one_by_one, [0.025, 0.975])
-    assert by_kind.low == pytest.approx(low, abs=0.02)
-    assert by_kind.high == pytest.approx(high, abs=0.02)
+    found = alpha_interval(sparse.csr_array(kinds.astype(float)), np.arange(2.0), level, resamples=4000)
+    for end, way, more in ((found.low, -1, [1, 1]), (found.high, 1, [0, 2] if kinds[:, 1].sum() < 600 else [2, 0])):
+        items = np.vstack([kinds, more])
+        drawn = [alpha(sparse.csr_array(items[rng.integers(0, 401, 401)].astype(float)), np.arange(2.0), level)
+                 for _ in range(1000)]  # fmt: skip
+        seen = alpha(sparse.csr_array(items.astype(float)), np.arange(2.0), level)
+        assert end == pytest.approx(seen + way * 1.966 * np.std(drawn), abs=0.01)
+
+
+# Three raters give the true label with this chance, else any: two labels of these shares. Alpha is the chance squared.
+FEW = {"high agreement": (0.95, 0.5), "perfect, nearly": (0.99, 0.5), "a rare label": (0.6, 0.1)}
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("n_items", [5, 20])
+def test_few_items_have_an_interval_that_covers_the_truth_and_quantiles_of_resamples_do_not(
+    name: str, n_items: int
+) -> None:
+    right, share = FEW[name]
+    rng, covered, by_quantiles, studies = np.random.default_rng(0), 0, 0, 0
+    items, truth = np.repeat(np.arange(n_items), 3), right**2
+    while studies < 150:
+        true, other = rng.random((n_items, 1)) < share, rng.random((n_items, 3)) < share
+        table = np.where(rng.random((n_items, 3)) < right, true, other).astype(int)
+        if table.min() == table.max():
+            continue  # alpha is not defined
+        studies += 1
+        counts = count_votes(items, table.ravel(), n_items, 2)
+        found = alpha_interval(counts, np.arange(2.0), "nominal", resamples=200, seed=studies)
+        assert found.low <= found.mean <= found.high
+        covered += found.low <= truth <= found.high
+        weights = rng.multinomial(n_items, np.full(n_items, 1 / n_items), 200).astype(float)
+        low, high = np.nanquantile(_alphas(counts, np.arange(2.0), "nominal", weights), [0.025, 0.975])
+        by_quantiles += low <= truth <= high
+    assert covered / studies >= 0.94
+    assert by_quantiles / studies < 0.87
+
+
+def test_few_items_of_many_raters_cover_at_interval_level_too() -> None:
+    """Item effect and noise of variance 1 each on a scale of 41 points; ten raters say little of other items."""
+    rng, covered = np.random.default_rng(0), 0
+    items = np.repeat(np.arange(4), 10)
+    for seed in range(150):
+        values = rng.normal(size=(4, 1)) + rng.normal(size=(4, 10))
+        used, labels = np.unique(np.clip(np.round(values * 6), -20, 20), return_inverse=True)
+        counts = count_votes(items, labels.ravel(), 4, len(used))
+        found = alpha_interval(counts, used, "interval", resamples=200, seed=seed)
+        covered += found.low <= 0.5 <= found.high
+    assert covered / 150 >= 0.94
+
+
+def test_where_all_agree_or_none_do_the_interval_says_how_few_they_are() -> None:
+    def of(pairs: list[tuple[int, int]]) -> Interval:
+        items = np.repeat(np.arange(len(pairs)), 2)
+        return alpha_interval(count_votes(items, np.array(pairs).ravel(), len(pairs), 2), np.arange(2.0), "nominal")
+
+    few, many = of([(0, 0), (1, 1)] * 5), of([(0, 0), (1, 1)] * 100)
+    assert (few.mean, few.high, many.mean, many.high) == (1, 1, 1, 1)
+    assert few.low < 0.3
+    assert 0.9 < many.low < 0.99
+    never = of([(0, 1)] * 20)
+    assert never.low == -1
+    assert never.mean < never.high < -0.3
+    alone = of([(0, 1)])
+    assert alone.mean == 0
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.high)
 
 
 def test_a_rater_is_compared_with_the_others_as_a_loop_does_it() -> None:
@@ -169,14 +229,6 @@ def test_a_rater_is_compared_with_the_others_as_a_loop_does_it() -> None:
         front = [one for one in range(3) if others.count(one) == most]
         assert found[vote] == pytest.approx((label in front) / len(front))
     assert len(set(found[~np.isnan(found)].tolist())) == 4  # 0, 1/3, 1/2 and 1 all happen
-
-
-def test_the_interval_of_a_ratio_is_wider_where_votes_hang_together() -> None:
-    rng = np.random.default_rng(0)
-    alone = interval_of_ratio(rng.binomial(1, 0.5, 1000).astype(float), np.ones(1000))
-    grouped = interval_of_ratio(10.0 * rng.binomial(1, 0.5, 100), np.full(100, 10.0))
-    assert alone.high - alone.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 1000), rel=0.1)
-    assert grouped.high - grouped.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 100), rel=0.15)
 
 
 def test_the_interval_of_pairs_covers_where_texts_are_shared_and_a_plain_one_does_not() -> None:
