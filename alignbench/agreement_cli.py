@@ -89,11 +89,7 @@ def _of_file(
         require_libraries()
     found = summarise(votes, level, seed)
     if output is not None:
-        try:
-            output.write_text(labels_csv(votes, found), encoding="utf-8")
-        except OSError as error:
-            where = printable(str(output), 400)
-            raise UserError(f"--output {where}: cannot be written ({error.strerror}); name another file") from None
+        _write(output, labels_csv(votes, found))
     if is_json:
         print(json.dumps(summary_data(votes, found, level), indent=1))
         return
@@ -107,6 +103,20 @@ def _of_file(
             console.print(note, highlight=False, markup=False)
     if output is not None:
         console.print(f"{printable(str(output), 400)} written; a tie is an empty cell", highlight=False, markup=False)
+
+
+def _write(output: Path, text: str) -> None:
+    """Whole, or what was there stays. A link stays a link, and what is no file, such as a pipe, is written to."""
+    from alignbench.store import write_text
+
+    try:
+        if output.exists() and not output.is_file():
+            output.write_text(text, encoding="utf-8")
+        else:
+            write_text(output.resolve(), text)
+    except OSError as error:
+        where = printable(str(output), 400)
+        raise UserError(f"--output {where}: cannot be written ({error.strerror}); name another file") from None
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from alignbench.agreement_cli import _write
+from alignbench.errors import UserError
 from alignbench.tasks.sentiment import Sentiment
 
 
@@ -102,6 +104,37 @@ def test_names_that_a_terminal_or_a_spreadsheet_would_obey_do_nothing(tmp_path: 
     assert "\x1b" not in agreement("votes.csv", "--json").out
 
 
+def test_a_write_that_fails_leaves_the_old_labels_and_a_link_stays_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, link = tmp_path / "kept.csv", tmp_path / "link.csv"
+    kept.write_text("old")
+    link.symlink_to(kept)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)  # before the new file takes the old one's name
+        with pytest.raises(UserError, match=r"--output .*link.csv: cannot be written \(No space left on device\)"):
+            _write(link, "new")
+    assert kept.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.csv", "link.csv"]
+    _write(link, "new")
+    assert kept.read_text() == "new"
+    assert link.is_symlink()
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    _write(pipe, "labels")
+    assert os.read(reader, 100) == b"labels"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def comparisons(folder: Path) -> None:
     rng = np.random.default_rng(0)
     with (folder / "pairs.csv").open("w", newline="") as file:
@@ -148,7 +181,8 @@ MISTAKES = {
     "a level of a task": (["sentiment", "--level", "nominal"], "--level means nothing for a task; leave it out"),
     "raters of a file": (["votes.csv", "--raters", "3"], "--raters means nothing for a file; leave it out"),
     "its own output": (["votes.csv", "--output", "votes.csv"], "--output votes.csv: would replace the votes"),
-    "an output that cannot be": (["votes.csv", "--output", "no/x.csv"], "--output no/x.csv: cannot be written (No"),
+    "an output that cannot be": (["votes.csv", "--output", "votes.csv/x"], "--output votes.csv/x: cannot be written ("),
+    "a folder for output": (["votes.csv", "--output", "."], "--output .: cannot be written (Is a directory)"),
     "more votes than ratings": (["sentiment", "--raters", "500"], "movies: 500 votes and a truth need 502 ratings"),
 }  # fmt: skip
 
