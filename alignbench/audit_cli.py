@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from alignbench.plugin_option import PluginModules, catalog_with
 from alignbench.terminal import new_console, refuse_to_vanish
 
 PAIRS = 40
+DRAWN = ".drawn"  # folder of a sheet and key that are not in place yet
 
 
 def audit(
@@ -52,10 +55,10 @@ def _draw(
     from alignbench.report.audit_sheet import CSV, PAGE, to_csv, to_html
     from alignbench.run.answers import chosen, finished
     from alignbench.scoring.audit import KEY, Key, draw
-    from alignbench.store import Store, write_text
+    from alignbench.store import Store
     from alignbench.suite.spec import find_suite, load_suite
 
-    _refuse_to_replace(out, (KEY, CSV, PAGE), force)
+    _refuse_to_replace(out, KEY, (CSV, PAGE), force)
     refuse_to_vanish()
     plan = make_plan(load_suite(find_suite(name)), catalog_with(modules), modules or ())
     found = finished(plan, Store())
@@ -70,10 +73,8 @@ def _draw(
         equal=drawn.equal, shown=drawn.shown, pairs=tuple(drawn.pairs),
     )  # fmt: skip
     with _writing(out):
-        (out / KEY).unlink(missing_ok=True)  # first, so that a key is always that of the sheet beside it
-        write_text(out / CSV, to_csv(drawn.questions))
-        write_text(out / PAGE, page)
-        write_text(out / KEY, f"{key.model_dump_json(indent=1)}\n")
+        texts = {CSV: to_csv(drawn.questions), PAGE: page, KEY: f"{key.model_dump_json(indent=1)}\n"}
+        _replace(out, texts, KEY)
     for note in drawn_notes(key, count, found.left_out):
         _say(note)
     folder = shlex.quote(str(out))
@@ -81,10 +82,37 @@ def _draw(
     _say(f"next: alignbench audit {shlex.quote(name)} --out {folder} --read answers.csv")
 
 
-def _refuse_to_replace(out: Path, names: tuple[str, ...], force: bool) -> None:
-    there = next((out / name for name in names if (out / name).exists()), None)
-    if there is not None and not force:
+def _refuse_to_replace(out: Path, key: str, sheets: tuple[str, ...], force: bool) -> None:
+    from alignbench.report.audit_results import VOTES
+
+    if (out / VOTES).exists():
+        problem = "it has what people answered to a sheet, whose key would be lost; move it away"
+        raise UserError(f"{out / VOTES} is there: {problem}, or name another --out")
+    is_cut_off = (out / DRAWN).exists() and not (out / key).exists()  # nobody can have that sheet's answers read
+    there = next((out / name for name in (key, *sheets) if (out / name).exists()), None)
+    if there is not None and not (force or is_cut_off):
         raise UserError(f"{there} is there, and people may be answering it; name another --out, or add --force")
+
+
+def _replace(out: Path, texts: Mapping[str, str], key: str) -> None:
+    """Put the sheet and its key in place of older ones, which stay if the new ones cannot be written. The old key goes
+    before anything else changes and the new one comes last, so that a key is always that of the sheet beside it."""
+    from alignbench.store import write_text
+
+    drawn = out / DRAWN
+    shutil.rmtree(drawn, ignore_errors=True)
+    try:
+        for name, text in texts.items():
+            write_text(drawn / name, text)
+            if (out / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
+    except BaseException:
+        shutil.rmtree(drawn, ignore_errors=True)
+        raise
+    (out / key).unlink(missing_ok=True)
+    for name in (*(name for name in texts if name != key), key):
+        (drawn / name).replace(out / name)
+    drawn.rmdir()
 
 
 @contextmanager
