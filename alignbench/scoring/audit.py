@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from alignbench.errors import UserError, printable
 from alignbench.store import read_json
 
 KEY = "key.json"
+SHOWN = 60  # characters of a name that an error shows
 
 
 class Answers(NamedTuple):
@@ -77,6 +78,23 @@ class Key(_Part):
     equal: Mapping[str, int]  # by row: pairs of equal texts, which were not asked
     shown: Mapping[str, int] = {}  # by row: pairs not asked because their prompt had shown every text that one side has
     pairs: tuple[Pair, ...]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Key:
+        """ValueError for what no draw writes: a key that was altered would credit answers to the wrong row."""
+        seen = set[str]()
+        for pair in self.pairs:
+            item, sides = printable(pair.item, SHOWN), (pair.left, pair.right)
+            if pair.item in seen:
+                raise ValueError(f"item {item} is there twice")
+            seen.add(pair.item)
+            if not pair.item.startswith(f"{self.sheet[:8]}-"):
+                raise ValueError(f"item {item} is not of sheet {printable(self.sheet[:8])}")
+            if sides.count(self.against) != 1:
+                raise ValueError(f"item {item} should have '{printable(self.against, SHOWN)}' on one side, and once")
+            if self.row_of(pair) not in self.rows:
+                raise ValueError(f"item {item} is of row '{printable(self.row_of(pair), SHOWN)}', which `rows` has not")
+        return self
 
     def row_of(self, pair: Pair) -> str:
         """Which of the two the pair is of: the other is `against`."""
@@ -150,8 +168,9 @@ def read_key(folder: Path) -> Key:
         return Key.model_validate(found)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in detail["loc"])
-        raise UserError(f"{path}: {place}: {detail['msg']}; restore it from a copy, or draw another sheet") from None
+        place = "".join(f"{printable(str(part), SHOWN)}: " for part in detail["loc"])
+        problem = f"{place}{printable(detail['msg'].removeprefix('Value error, '))}"
+        raise UserError(f"{path}: {problem}; restore it from a copy, or draw another sheet") from None
 
 
 class _Deck:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from alignbench.errors import UserError
-from alignbench.scoring.audit import Answers, Drawn, draw, read_key
+from alignbench.scoring.audit import Answers, Drawn, Gold, Key, draw, read_key
 
 P, N = 30, 4
 
@@ -120,6 +124,44 @@ def test_a_row_is_held_against_the_replicates_that_both_have() -> None:
     drawn = draw([answers("sft", 0), answers("a", 0), answers("a", 1)], "sft", 1000, 0)
     assert {pair.replicate for pair in drawn.pairs} == {0}
     assert len(drawn.pairs) == P
+
+
+ALTERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a row is missing": (lambda key: key["rows"].pop("dpo"), "is of row 'dpo', which `rows` has not"),
+    "another row is held against": (lambda key: key.update(against="dpo"), "should have 'dpo' on one side, and once"),
+    "an item twice": (lambda key: key["pairs"].append(key["pairs"][0]), "-001 is there twice"),
+    "a row on both sides": (
+        lambda key: key["pairs"][1].update(left="sft", right="sft"),
+        "-002 should have 'sft' on on",
+    ),
+    "another sheet": (lambda key: key.update(sheet="f" * 64), "-001 is not of sheet ffffffff"),
+    "an escape sequence": (
+        lambda key: key["pairs"][0].update(left="\x1b[31m", right="sft"),
+        "is of row ' [31m', which",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_a_key_that_was_altered_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    drawn = draw([answers(row) for row in ("sft", "dpo", "ppo")], "sft", 4, 0)
+    none = Gold(win_rate=(None, None, None), gain=(None, None, None))
+    key = Key(suite="s", seed=0, against="sft", sheet=drawn.sheet, page="", equal={}, pairs=tuple(drawn.pairs),
+              rows=dict.fromkeys(["sft", "dpo", "ppo"], none))  # fmt: skip
+    path = tmp_path / "key.json"
+    path.write_text(key.model_dump_json())
+    assert read_key(tmp_path) == key
+    assert Key(**{**key.model_dump(), "rows": {"dpo": none, "ppo": none}}).pairs  # a start may be no row of the suite
+    alter, said = ALTERED[name]
+    found = json.loads(path.read_text())
+    alter(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError) as raised:
+        read_key(tmp_path)
+    assert said in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: item ")
+    assert str(raised.value).endswith("; restore it from a copy, or draw another sheet")
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize(
