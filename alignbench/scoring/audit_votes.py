@@ -66,10 +66,12 @@ def read_answers(paths: Iterable[Path], key: Key) -> Read:
     for path in paths:
         file = VotesFile(path)
         columns = file.columns()
-        column = next((name for name in ("label", "answer") if name in columns), None)
-        if "item" not in columns or column is None:
+        given = [name for name in ("label", "answer") if name in columns]
+        if len(given) > 1:
+            file.refuse("has the columns label and answer, and either may be what was answered; remove one", 1)
+        if "item" not in columns or not given:
             file.refuse("should have the columns item and answer, or item, rater and label, with commas between", 1)
-        for line, (item, said, rater) in file.rows(["item"], [column, "rater"]):
+        for line, (item, said, rater) in file.rows(["item"], [*given, "rater"]):
             rater = rater or path.stem
             _check_item(file, line, item, known, key)
             if not said:

@@ -148,6 +148,7 @@ BAD = {
     "twice": (f"{HEAD}0123abcd-001,ann,left\n", ":3: 'ann' answered 0123abcd-001 in "),
     "no answer": ("item,answer\n0123abcd-001,\n", ": has no answer; fill its column"),
     "no column": ("item,said\n0123abcd-001,left\n", ":1: should have the columns item and answer"),
+    "two answers": ("item,label,answer\n0123abcd-001,left,right\n", ":1: has the columns label and answer, and either"),
     "no item": ("item,answer\n,left\n", ":2: no item; fill the cell"),
     "escapes": (f"{HEAD}\x1b[31m,ann,left\n", ":3: no item ' [31m' on this sheet"),
 }
