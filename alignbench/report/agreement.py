@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,14 +14,13 @@ from rich.table import Table
 from alignbench.errors import printable
 from alignbench.feedback.aggregate import BT_ITEMS_MAX, BT_STRENGTH, Consensus
 from alignbench.feedback.votes import Votes
-from alignbench.report.escape import for_csv
+from alignbench.report.escape import distinct_for_csv
 from alignbench.scoring.rated_texts import MIN_GAP, ROUNDS, TRUTH_MIN, DomainAgreement
 from alignbench.scoring.stats import Interval
 from alignbench.scoring.vote_summary import VoteSummary
 
 CELL = 60  # characters of a stranger's name
 ROWS = 20  # raters or players of a table
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 IN_WORDS = {"majority": "majority", "dawid_skene": "Dawid-Skene", "bradley_terry": "Bradley-Terry", "elo": "Elo"}
 
 
@@ -115,14 +113,18 @@ def player_notes(found: VoteSummary) -> Iterator[str]:
 
 
 def labels_csv(votes: Votes, found: VoteSummary) -> str:
-    """Columns item, majority, dawid_skene and votes; a tie is an empty cell. Names are cut and made harmless."""
+    """Columns item, majority, dawid_skene and votes; a tie is an empty cell. Names are made harmless. UserError where
+    two of them would then be one."""
+    items = distinct_for_csv(votes.items, "item")
+    given = votes.labels if votes.comparisons is None else [*votes.comparisons.players, "tie"]
+    names = {"": "", **distinct_for_csv(given, "label")}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["item", "majority", "dawid_skene", "votes"])
     sources = [_labels(votes, found.majority)]
     sources.append([""] * len(votes.items) if found.dawid_skene is None else _labels(votes, found.dawid_skene))
     for item, *labels, n in zip(votes.items, *sources, found.votes_of_items.tolist(), strict=True):
-        writer.writerow([_csv_cell(item), *map(_csv_cell, labels), n])
+        writer.writerow([items[item], *(names[label] for label in labels), n])
     return file.getvalue()
 
 
@@ -155,10 +157,6 @@ def _labels(votes: Votes, consensus: Consensus) -> Iterable[str]:
     sides = {"first": 0, "second": 1}
     codes = zip(consensus.label.tolist(), votes.comparisons.pairs, strict=True)
     return [pair[sides[names[code]]] if names[code] in sides else names[code] for code, pair in codes]
-
-
-def _csv_cell(text: str) -> str:
-    return text if NUMBER.fullmatch(text) else for_csv(text)  # -1 is no formula
 
 
 def _cell(text: str) -> str:

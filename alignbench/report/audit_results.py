@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from alignbench.errors import printable
 from alignbench.report.columns import NONE
-from alignbench.report.escape import for_csv
+from alignbench.report.escape import distinct_for_csv, for_csv
 from alignbench.report.summary import summarise
 from alignbench.scoring.audit import Gold, Key, Spread
 from alignbench.scoring.audit_votes import Read, Tally, Vote, agreement, credit_of, position, with_gold
@@ -42,7 +42,8 @@ def _with_ends(row: Mapping[Any, Any], name: str) -> Spread:
 
 def votes_csv(votes: Sequence[Vote], key: Key) -> str:
     """The long table that `alignbench agreement` reads, item, rater and label, with whose texts they were: columns row,
-    against, replicate, prompt (its place) and won, 1, 0.5 or 0 for the row."""
+    against, replicate, prompt (its place) and won, 1, 0.5 or 0 for the row. UserError where two raters would be one."""
+    raters = distinct_for_csv(dict.fromkeys(vote.rater for vote in votes), "rater")
     pairs = {pair.item: pair for pair in key.pairs}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -50,7 +51,7 @@ def votes_csv(votes: Sequence[Vote], key: Key) -> str:
     for vote in votes:
         pair = pairs[vote.item]
         whose = for_csv(key.row_of(pair)), for_csv(key.against), pair.replicate, pair.place
-        writer.writerow([vote.item, for_csv(vote.rater), vote.label, *whose, f"{credit_of(vote.label, pair, key):g}"])
+        writer.writerow([vote.item, raters[vote.rater], vote.label, *whose, f"{credit_of(vote.label, pair, key):g}"])
     return file.getvalue()
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+
+from alignbench.errors import UserError, printable
 
 LONGEST = 300  # characters of one label or cause
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # -1 is no formula
 
 
 def one_line(text: str, longest: int | None = LONGEST) -> str:
@@ -27,3 +31,21 @@ def for_csv(text: str, longest: int | None = LONGEST) -> str:
     """A spreadsheet takes a cell with such a beginning for a formula, in full-width characters too."""
     plain = one_line(text, longest)
     return f"'{plain}" if unicodedata.normalize("NFKC", plain[:1]) in ("=", "+", "-", "@") else plain
+
+
+def distinct_for_csv(names: Iterable[str], what: str) -> dict[str, str]:
+    """By name: its cell, whole. UserError where two names would be one cell, or one would be empty: whoever reads the
+    file would take them for the same, or for none."""
+    cells: dict[str, str] = {}
+    names_of: dict[str, str] = {}
+    for name in names:
+        cell = name if NUMBER.fullmatch(name) else for_csv(name, None)
+        other = names_of.setdefault(cell, name)
+        if other != name or not cell:
+            shown = f"'{printable(name, 60)}'"
+            like = f"the same as '{printable(other, 60)}'" if other != name else "empty"
+            raise UserError(
+                f"{what} {shown} would be {like} in a CSV file, without characters that do not show; rename it"
+            )
+        cells[name] = cell
+    return cells

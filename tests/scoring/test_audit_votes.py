@@ -127,6 +127,15 @@ def test_the_votes_are_the_long_table_that_agreement_reads(tmp_path: Path) -> No
     assert (len(found.items), len(found.raters), set(found.labels)) == (5, 2, {"left", "right", "tie"})
 
 
+def test_two_raters_whose_names_look_the_same_are_not_written_as_one(tmp_path: Path) -> None:
+    said = [Vote("0123abcd-001", "ann", "left"), Vote("0123abcd-001", "ann\u200b", "right")]
+    with pytest.raises(UserError, match=r"rater 'ann ' would be the same as 'ann' in a CSV file.*; rename it"):
+        votes_csv(said, KEY)
+    long = [Vote("0123abcd-001", "x" * 400 + end, "left") for end in "ab"]
+    (tmp_path / "votes.csv").write_text(votes_csv(long, KEY))
+    assert read_votes(tmp_path / "votes.csv").raters == [vote.rater for vote in long]
+
+
 def test_a_filled_sheet_and_the_pages_files_are_read_alike(tmp_path: Path) -> None:
     rows = ['0123abcd-001,p,x,"y, z",Left', "0123abcd-002,p,x,y,", "0123abcd-003,p,x,y,TIE"]
     (tmp_path / "ann.csv").write_text("\n".join(["\ufeffitem,prompt,left,right,answer", *rows, ""]))

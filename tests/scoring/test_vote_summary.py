@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from alignbench.errors import UserError
 from alignbench.feedback.votes import Votes, read_votes
-from alignbench.report.agreement import summary_notes
+from alignbench.report.agreement import labels_csv, summary_notes
 from alignbench.scoring.agreement import wilson_of_credit
 from alignbench.scoring.vote_summary import summarise
 
@@ -55,3 +60,30 @@ def test_the_interval_of_one_rater_covers_the_truth_of_few_items(tmp_path: Path)
         found = summarise(read(tmp_path, *rows), "nominal").one_rater
         covered += found.low <= truth <= found.high
     assert covered >= 93
+
+
+def test_two_long_labels_are_written_whole(tmp_path: Path) -> None:
+    one, other = "x" * 400 + "1", "x" * 400 + "2"
+    votes = read(tmp_path, f"a,r,{one}", f"a,s,{one}", f"b,r,{other}", f"b,s,{other}")
+    rows = list(csv.reader(io.StringIO(labels_csv(votes, summarise(votes, "nominal")))))
+    assert rows[1:] == [["a", one, one, "2"], ["b", other, other, "2"]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("a  b", "a b"), "label 'a b' would be the same as 'a  b' in a CSV file"),
+        (("\ud800", "c"), "label '?' would be empty in a CSV file, without characters that do not show; rename it"),
+        (("'=1", "=1"), "label '=1' would be the same as ''=1' in a CSV file"),
+    ],
+)
+def test_labels_that_the_file_could_not_tell_apart_are_refused(
+    tmp_path: Path, labels: tuple[str, str], said: str
+) -> None:
+    lines = [{"item": i, "rater": rater, "label": label} for i, label in enumerate(labels) for rater in "rs"]
+    (tmp_path / "votes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    votes = read_votes(tmp_path / "votes.jsonl")
+    with pytest.raises(UserError) as raised:
+        labels_csv(votes, summarise(votes, "nominal"))
+    assert str(raised.value).startswith(said)
+    assert str(raised.value).isprintable()
