@@ -111,6 +111,8 @@ class VotesFile:
             return value.strip()
         if isinstance(value, float) and not math.isfinite(value):
             self.refuse(f"{name} is {value}; leave the row out if there was no vote", line)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON has one kind of number: 1.0 is 1
         if isinstance(value, bool | int | float):
             return json.dumps(value)
         return self.refuse(f"{name} should be a text or a number, got a {type(value).__name__}", line)

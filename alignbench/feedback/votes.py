@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from alignbench.feedback.vote_rows import SHOWN, VotesFile
 
 SINGLE, PAIRED = ["item", "rater", "label"], ["left", "right", "winner", "rater"]
 WORDS = {"left", "right", "tie"}
+NUMBER = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+)  # `float` also takes 1_000 and digits of any script
 
 
 class Comparisons(NamedTuple):
@@ -150,10 +154,7 @@ class _Gathered:
             if label.casefold() in ("nan", "null"):
                 self.file.refuse(f"{name} is '{label}', a missing vote; leave the row out, or write it otherwise", line)
             return label
-        try:
-            number = float(label)
-        except ValueError:
-            number = math.nan
+        number = float(label) if NUMBER.fullmatch(label) else math.nan
         if not math.isfinite(number):
             remedy = f"--level {self.level} wants finite numbers; mend it or use --level nominal"
             self.file.refuse(f"{name} is '{printable(label, SHOWN)}'; {remedy}", line)

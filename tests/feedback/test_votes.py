@@ -34,6 +34,9 @@ BAD = {
     "a label that is no number": (HEAD + "a,r1,1\na,r2,good\n", "interval", ":3: label is 'good'", "--level nominal"),
     "infinity": (HEAD + "a,r1,1\na,r2,inf\n", "ordinal", ":3: label is 'inf'", "finite numbers"),
     "not a number": (HEAD + "a,r1,1\na,r2,NaN\n", "interval", ":3: label is 'NaN'", "finite numbers"),
+    "a number with a gap": (HEAD + "a,r1,1\na,r2,1_000\n", "interval", ":3: label is '1_000'", "--level nominal"),
+    "full-width digits": (HEAD + "a,r1,1\na,r2,\uff11\n", "ordinal", ":3: label is '\uff11'", "--level nominal"),
+    "beyond floats": (HEAD + "a,r1,1\na,r2,1e999\n", "interval", ":3: label is '1e999'", "finite numbers"),
     "a missing vote": (HEAD + "a,r1,1\na,r2,NaN\n", "nominal", ":3: label is 'NaN', a missing vote", "leave the row"),
     "no item with two votes": (HEAD + "a,r1,1\nb,r2,1\n", "nominal", ": no item has votes of two raters", "add votes"),
     "two truths": ("item,rater,label,truth\na,r1,1,1\na,r2,1,2\n", "nominal", ":3: another truth", "in line 2; keep"),
@@ -126,6 +129,20 @@ def test_json_lines_give_what_the_csv_gives(tmp_path: Path) -> None:
     assert one.items == other.items == ["a", "b, c"]
     for a, b in zip(one[:3], other[:3], strict=True):
         assert np.array_equal(a, b)
+
+
+def test_a_whole_number_of_json_is_the_same_item_and_label_however_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "votes.jsonl"
+    file.write_text('{"item": 1, "rater": 1, "label": 2}\n{"item": 1.0, "rater": 2.0, "label": 2.0}\n')
+    found = read_votes(file)
+    assert (found.items, found.raters, found.labels) == (["1"], ["1", "2"], ["2"])
+
+
+def test_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "votes.csv"
+    written = ["-1.5", "1e3", "+2", ".5", "7.", "-2E-1"]
+    file.write_text(HEAD + "".join(f"a,r{place},{label}\n" for place, label in enumerate(written)))
+    assert read_votes(file, "interval").values.tolist() == sorted(float(label) for label in written)
 
 
 def test_a_comparison_is_the_same_whichever_side_it_stood_on(tmp_path: Path) -> None:
