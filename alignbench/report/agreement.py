@@ -170,7 +170,7 @@ def _right(name: str) -> Any:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+    return "-" if value is None or math.isnan(value) else f"{value:z.3f}"  # no -0.000
 
 
 def _over_items(found: Interval) -> str:
@@ -181,4 +181,4 @@ def _over_items(found: Interval) -> str:
 def _interval(found: Interval) -> str:
     if math.isnan(found.low):
         return _number(found.mean)
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.mean:z.3f} [{found.low:z.3f}, {found.high:z.3f}]"

@@ -132,8 +132,8 @@ def _on_position(votes: Sequence[Vote]) -> str:
 def _interval(found: Interval | None) -> str:
     if found is None:
         return NONE
-    ends = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.mean:.2f}{ends}"
+    ends = "" if math.isnan(found.low) else f" [{found.low:z.2f}, {found.high:z.2f}]"
+    return f"{found.mean:z.2f}{ends}"
 
 
 def _spread(values: Spread, sign: str = "") -> str:

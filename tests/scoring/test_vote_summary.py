@@ -15,6 +15,7 @@ from alignbench.errors import UserError
 from alignbench.feedback.votes import Votes, read_votes
 from alignbench.report.agreement import labels_csv, summary_notes
 from alignbench.scoring.agreement import wilson_of_credit
+from alignbench.scoring.stats import Interval
 from alignbench.scoring.vote_summary import summarise
 
 
@@ -87,3 +88,9 @@ def test_labels_that_the_file_could_not_tell_apart_are_refused(
         labels_csv(votes, summarise(votes, "nominal"))
     assert str(raised.value).startswith(said)
     assert str(raised.value).isprintable()
+
+
+def test_no_number_is_a_negative_zero(tmp_path: Path) -> None:
+    votes = read(tmp_path, "a,r,1", "a,s,2", "b,r,3", "b,s,4")
+    found = summarise(votes, "nominal")._replace(alpha=Interval(-1e-9, -1e-9, 0.5))
+    assert "alpha (Krippendorff): 0.000 [0.000, 0.500], 95 % over items" in summary_notes(votes, found, "nominal")
