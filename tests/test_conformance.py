@@ -15,8 +15,8 @@ from alignbench.testing.doors import checks_for
 from alignbench.testing.kit import NotApplicable
 
 SHIPPED = [
-    "sft", "prompted", "best_of_n", "dpo", "dpo_permuted", "ppo", "rlaif", "constitutional",
-    "judge", "length", "oracle", "panel", "random", HARNESS,
+    "sft", "prompted", "best_of_n", "dpo", "dpo_permuted", "ppo", "ppo_iterated", "rlaif", "constitutional",
+    "biased", "judge", "length", "oracle", "panel", "random", HARNESS,
 ]  # fmt: skip
 
 

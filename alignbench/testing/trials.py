@@ -162,10 +162,21 @@ class MethodLab:
         row = {"method": self.plugin.name, "config": dict(options)}
         if is_known and self.takes_reward:
             row["reward"] = TASK
+        if not self.takes_human_pairs:
+            keys["comparisons"] = {"source": TASK, "pairs": 24}
         plan = make_plan(suite(self.shape, row, steps, seed, **keys), self.catalog)
         if plan.cells[0].cause is not None:
             raise RuntimeError(plan.cells[0].cause)
         return plan
+
+    @cached_property
+    def takes_human_pairs(self) -> bool:
+        """False of a method that has its policies' samples compared: people's own pairs say nothing of those."""
+        try:
+            make_plan(suite(self.shape, {"method": self.plugin.name}, 0, 0), self.catalog)
+        except UserError as error:
+            return "comparisons.source" not in str(error)
+        return True
 
     @cached_property
     def takes_reward(self) -> bool:
