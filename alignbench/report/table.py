@@ -22,6 +22,7 @@ from rich.text import Text
 from alignbench.errors import UserError
 from alignbench.report import (
     at_cost,
+    best_of,
     frontier_picture,
     frontiers,
     notes,
@@ -112,6 +113,7 @@ def to_markdown(records: Sequence[Record], confidence: float = CONFIDENCE, resam
     lines += frontiers.section(traced, confidence) if traced else []
     lines += at_cost.section(records, confidence)
     lines += overoptimisation.section(records, confidence)
+    lines += best_of.section(ends)
     lines += taken_over.section(ends, confidence)
     lines += _part("Failed", notes.failures(ends))
     remarks = (*reward_models.warnings(ends), *notes.remarks(ends))

@@ -62,6 +62,7 @@ def _record(plan: Plan, cell: PlannedCell, store: Store, failure: Failure | None
             "cause": None if failure is None else failure.cause,
             "metrics": scores["metrics"], "per_prompt": scores["per_prompt"], "counts": scores["counts"],
             "proxy": cell.proxy, "exploits": scores.get("exploits", ()),
+            "best_of": scores.get("best_of", ()),
             "cost": _cost(plan, cell, store, prices, is_whole=failure is None),
             "context": {
                 "human_accuracy": None, "gold_card": {}, **scores["context"], "machine": machine,

@@ -141,12 +141,27 @@ _METRICS = (
         "On its training pairs",
     ),
     Metric(
+        "reward_model_start_accuracy",
+        "Share of pairs of the start's samples of one prompt that the row's proxy orders as the gold does, ties half, "
+        "mean over held-out prompts: before training.",
+        "share",
+        "higher",
+        "On the start's samples",
+    ),
+    Metric(
         "reward_model_own_accuracy",
-        "Share of pairs of a row's own samples of one prompt that the proxy orders as the gold does, ties half, mean "
-        "over held-out prompts. The start's is before training, a trained row's after it.",
+        "The same share of the row's own samples: after training.",
         "share",
         "higher",
         "On the row's samples",
+    ),
+    Metric(
+        "reward_model_best_of",
+        "Gold of the sample that the row's proxy likes best of the start's on a prompt, less their mean; of so many as "
+        "the largest power of two that there are.",
+        "points",
+        "higher",
+        "Its best of the start's",
     ),
     Metric(
         "reward_model_ece",

@@ -37,7 +37,9 @@ PER_PROMPT = (
     "reward_proxy",
     "win_rate_gold",
     "kl_nats_exact",
+    "reward_model_start_accuracy",
     "reward_model_own_accuracy",
+    "reward_model_best_of",
     "reward_gold_second",
     "reward_gold_second_gain",
     "reward_proxy_gain",
@@ -65,7 +67,9 @@ METRICS = (
     "kl_nats_bound",
     "reward_model_accuracy",
     "reward_model_train_accuracy",
+    "reward_model_start_accuracy",
     "reward_model_own_accuracy",
+    "reward_model_best_of",
     "reward_model_ece",
     "reward_model_overconfidence",
     "reward_model_brier",
@@ -166,6 +170,14 @@ class Exploit(_Part):
     gold_gain: float  # points, below 0
 
 
+class BestOfN(_Part):
+    """Of the start's samples, the best of n: points of gold over their mean, over all held-out prompts."""
+
+    n: Annotated[int, Field(ge=2)]
+    gain: float  # as the row's proxy chooses
+    ceiling: float  # as the gold itself does
+
+
 class Distribution(_Part):
     """An installed package whose plugins ran for a cell."""
 
@@ -240,6 +252,7 @@ class Record(_Part):
     counts: Mapping[str, tuple[NonNegativeFloat, NonNegativeInt]] = {}  # hits (a tie is half of one), trials
     proxy: str | None = None  # what `reward_proxy` is, such as "reward_model(panel)"
     exploits: tuple[Exploit, ...] = ()  # the worst first
+    best_of: tuple[BestOfN, ...] = ()  # n = 2, 4, 8 ...; empty: the start has one sample a prompt
     cost: Cost = Cost()
     context: Context = Context()
     provenance: Provenance | None = None  # None: written before records had it

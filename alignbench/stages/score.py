@@ -45,6 +45,7 @@ class Score(Kind):
         from alignbench.scoring import evaluate
         from alignbench.scoring.deployment import deployment
         from alignbench.scoring.exploits import exploits
+        from alignbench.scoring.reward_card import best_of_curve
 
         o, rows = self.Options(**work.options), work.rows("completions")
         gold, proxy, baseline, baseline_proxy = (
@@ -52,8 +53,10 @@ class Score(Kind):
         )
         decoding = _decoding(work, o.decoding)
         weights = evaluate.decoding_weights(decoding, proxy)
-        by_prompt = _by_prompt(rows, gold, proxy, baseline, weights) | _of_the_golds(work, weights)
+        by_prompt = _by_prompt(rows, gold, proxy, baseline, baseline_proxy, weights) | _of_the_golds(work, weights)
         by_prompt["reward_proxy_gain"] = by_prompt["reward_proxy"] - baseline_proxy.mean(1)
+        if curve := best_of_curve(baseline_proxy, baseline):
+            by_prompt["reward_model_best_of"] = curve[-1].gain
         by_prompt |= _manner(rows, work.rows("baseline"), weights, o.words)
         metrics = {name: float(values.mean()) for name, values in by_prompt.items()}
         start_sd = float(baseline.std())
@@ -78,7 +81,8 @@ class Score(Kind):
         used = 1 if decoding is None else decoding.samples_used
         metrics |= deployment(used, used > 1, len(rows), *spent)._asdict()
         kept = ("reward_gold", "reward_gold_gain", "reward_proxy", "win_rate_gold", "kl_nats_exact",
-                "reward_model_own_accuracy", "reward_gold_second", "reward_gold_second_gain", "reward_proxy_gain",
+                "reward_model_start_accuracy", "reward_model_own_accuracy", "reward_model_best_of",
+                "reward_gold_second", "reward_gold_second_gain", "reward_proxy_gain",
                 "length_change", "word_share_change")  # fmt: skip
         changes = proxy - baseline_proxy.mean(1, keepdim=True), gold - baseline.mean(1, keepdim=True)
         write_json(
@@ -86,6 +90,10 @@ class Score(Kind):
             {
                 "metrics": _finite(metrics),
                 "per_prompt": {name: by_prompt[name].tolist() for name in kept if name in by_prompt},
+                "best_of": [
+                    {"n": each.n, "gain": float(each.gain.mean()), "ceiling": float(each.ceiling.mean())}
+                    for each in curve
+                ],
                 "exploits": exploits(rows, *changes, weights),
                 "counts": {name: _trials(told) for name, told in judged.items()},
                 "context": {
@@ -137,16 +145,24 @@ def _loss_of(rows: list[dict[str, Any]], weights: Tensor) -> float:
 
 
 def _by_prompt(
-    rows: list[dict[str, Any]], gold: Tensor, proxy: Tensor, baseline: Tensor, weights: Tensor
+    rows: list[dict[str, Any]],
+    gold: Tensor,
+    proxy: Tensor,
+    baseline: Tensor,
+    baseline_proxy: Tensor,
+    weights: Tensor,
 ) -> dict[str, Tensor]:
-    """(P, N) rewards of a row's N samples a prompt, (P, M) gold of the start's M -> (P,) each: expectations over the
+    """(P, N) rewards of a row's N samples a prompt, (P, M) of the start's M -> (P,) each: expectations over the
     samples. KL is that of a plain sample under any decoding rule."""
     import torch
 
     from alignbench.scoring.evaluate import expected, uniform, win_rate
     from alignbench.scoring.reward_card import own_accuracy
 
-    own = {"reward_model_own_accuracy": own_accuracy(proxy, gold)} if gold.shape[1] > 1 else {}
+    ordered = {"start": (baseline_proxy, baseline), "own": (proxy, gold)}
+    accuracy = {
+        f"reward_model_{whose}_accuracy": own_accuracy(*pair) for whose, pair in ordered.items() if pair[0].shape[1] > 1
+    }
     kl = {
         name: expected(torch.tensor([row[name] for row in rows]).view(gold.shape), uniform(*gold.shape))
         for name in ("kl_nats_exact", "kl_nats_k1", "kl_nats_k3")
@@ -157,7 +173,7 @@ def _by_prompt(
         "reward_gold_gain": reward - baseline.mean(1),
         "reward_proxy": expected(proxy, weights),
         "win_rate_gold": win_rate(gold, baseline, weights),
-        **own,
+        **accuracy,
         **kl,
     }
 

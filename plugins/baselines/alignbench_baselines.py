@@ -3,21 +3,20 @@
 `prompted` trains nothing: before each prompt stand the task's guideline and the label of a good text, as an example of
 the rubric's own form. Its KL is what the words move: the start with them before the prompt, from the start without.
 
-Best-of-n returns, of n samples, the one the proxy reward likes best. From N >= n samples a prompt its expected gold
-reward is estimated without bias (Nakano et al. 2021, arXiv:2112.09332, appendix): sort by proxy; the i-th worst of N is
-the best of a random n-subset with probability C(i-1, n-1) / C(N, n). Its KL from the start point is at most
+Best-of-n returns, of n samples, the one the proxy reward likes best. Its KL from the start point is at most
 log n - (n-1)/n nats (Stiennon et al. 2020; Beirami et al. 2024, arXiv:2401.01879, show it is a bound).
 """
 
 from __future__ import annotations
 
-from math import comb, log
+from math import log
 from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt, model_validator
 
 import alignbench
 from alignbench import AlignmentMethod, Decoding, MethodConfig, Rubric
+from alignbench.best_of import best_of_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,12 +72,7 @@ class BestOf(Decoding):
         return self.n
 
     def weights(self, proxy: Tensor) -> Tensor:
-        """(P, N) -> (P, N); samples the proxy cannot tell apart share their weight."""
-        samples = proxy.shape[1]
-        by_rank = proxy.new_tensor([comb(rank, self.n - 1) / comb(samples, self.n) for rank in range(samples)])
-        weights = by_rank[proxy.argsort(dim=1, stable=True).argsort(dim=1, stable=True)]
-        is_tied = proxy[:, :, None] == proxy[:, None, :]  # (P, N, N)
-        return (is_tied * weights[:, None, :]).sum(2) / is_tied.sum(2)
+        return best_of_weights(proxy, self.n)
 
     def kl_nats_bound(self) -> float:
         return log(self.n) - (self.n - 1) / self.n

@@ -35,6 +35,7 @@ LINE: dict[str, Any] = {
     "counts": {"reward_model_accuracy": [7.5, 10]},
     "proxy": "implicit",
     "exploits": [{"prompt": "p", "completion": " c", "proxy_gain": 1.5, "gold_gain": -0.5}],
+    "best_of": [{"n": 2, "gain": 0.25, "ceiling": 0.5}],
     "cost": {
         "marginal": {
             "seconds": 1.5,
