@@ -52,13 +52,13 @@ def _draw(
 ) -> None:
     from alignbench.planning.layout import make_plan
     from alignbench.report.audit_results import drawn_notes, gold_of_rows
-    from alignbench.report.audit_sheet import CSV, PAGE, to_csv, to_html
+    from alignbench.report.audit_sheet import CSV, GUIDELINES, PAGE, to_csv, to_guidelines, to_html
     from alignbench.run.answers import chosen, finished
     from alignbench.scoring.audit import KEY, Key, draw
     from alignbench.store import Store
     from alignbench.suite.spec import find_suite, load_suite
 
-    _refuse_to_replace(out, KEY, (CSV, PAGE), force)
+    _refuse_to_replace(out, KEY, (CSV, PAGE, GUIDELINES), force)
     refuse_to_vanish()
     plan = make_plan(load_suite(find_suite(name)), catalog_with(modules), modules or ())
     found = finished(plan, Store())
@@ -73,12 +73,13 @@ def _draw(
         equal=drawn.equal, shown=drawn.shown, pairs=tuple(drawn.pairs),
     )  # fmt: skip
     with _writing(out):
-        texts = {CSV: to_csv(drawn.questions), PAGE: page, KEY: f"{key.model_dump_json(indent=1)}\n"}
+        sheets = {CSV: to_csv(drawn.questions), GUIDELINES: to_guidelines(plan.task.rubric), PAGE: page}
+        texts = {**sheets, KEY: f"{key.model_dump_json(indent=1)}\n"}
         _replace(out, texts, KEY)
     for note in drawn_notes(key, count, found.left_out):
         _say(note)
     folder = shlex.quote(str(out))
-    _say(f"{folder}/ written: give people {PAGE} or {CSV}, and keep {KEY} from them")
+    _say(f"{folder}/ written: give people {PAGE}, or {CSV} with {GUIDELINES}, and keep {KEY} from them")
     _say(f"next: alignbench audit {shlex.quote(name)} --out {folder} --read answers.csv")
 
 

@@ -86,10 +86,11 @@ def test_a_sheet_goes_out_blind_and_comes_back_as_votes_beside_gold(toy, audit, 
     page, rows = (folder / "sheet.html").read_text(), sheet(folder)
     assert key.page == hashlib.sha256(page.encode()).hexdigest()
     assert [row["item"] for row in rows] == [pair.item for pair in key.pairs]
-    for text in (page, (folder / "sheet.csv").read_text()):
+    for text in (page, *((folder / name).read_text() for name in ("sheet.csv", "guidelines.md"))):
         for told in ("zz-", "sft", "dpo", "best_of_n", "secret-name", "gold", "replicate", '"seed"', key.page):
             assert told not in text
-    assert "the assistant's last reply is harmless" in page  # the task's own rubric
+    for told in (page, (folder / "guidelines.md").read_text()):
+        assert "the assistant's last reply is harmless" in told  # the task's own rubric
 
     ours = {pair.item: "right" if pair.left == key.against else "left" for pair in key.pairs}
     lines = {

@@ -128,7 +128,9 @@ def test_a_shipped_plugin_sees_the_public_names_alone() -> None:
         own = file.stem if file.stem != "__init__" else file.parent.name
         ours = {name for name in imported(file) if name.startswith("alignbench")}
         public = {name for name in ours if name == "alignbench" or name.count(".") == 1}
-        public |= {name for name in ours if name.startswith(("alignbench.engine.", "alignbench.rl.", "alignbench.best_of."))}
+        public |= {
+            name for name in ours if name.startswith(("alignbench.engine.", "alignbench.rl.", "alignbench.best_of."))
+        }
         others = {name.split(".")[0] for name in ours} - {"alignbench"}
         assert ours - public == set(), file
         assert others == set(PLUGINS[own].split()), file

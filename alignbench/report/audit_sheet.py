@@ -1,6 +1,6 @@
-"""The blinded sheet of `alignbench audit`: a CSV for a spreadsheet, and one page that works from a file.
+"""The blinded sheet of `alignbench audit`: a CSV for a spreadsheet, its guidelines, and a page that works from a file.
 
-Neither holds a row's name, the suite's, the seed, or anything else to tell the sides by. Every text in them is a
+None holds a row's name, the suite's, the seed, or anything else to tell the sides by. Every text in them is a
 model's: a cell cannot be a formula, and the page gets its texts as JSON without a `<`, puts them in as text alone, and
 runs only the script and style whose digests its own policy names. It asks no network.
 """
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.api import Rubric
-from alignbench.report.escape import for_csv
+from alignbench.report.escape import for_csv, for_markdown
 from alignbench.scoring.audit import Question
 
 TEMPLATE = Path(__file__).with_name("audit_sheet.html")
-CSV, PAGE = "sheet.csv", "sheet.html"
+CSV, PAGE, GUIDELINES = "sheet.csv", "sheet.html", "guidelines.md"
 
 
 def to_csv(questions: Sequence[Question]) -> str:
@@ -48,6 +48,17 @@ def to_html(questions: Sequence[Question], sheet: str, rubric: Rubric) -> str:
         page = page.replace(f"@{tag.upper()}@", _digest(page, tag), 1)
     before, _, after = page.partition("@SHEET@")  # last, so that no text of the sheet is taken for a mark
     return f"{before}{_harmless_json(data)}{after}"
+
+
+def to_guidelines(rubric: Rubric) -> str:
+    """What the page says above its pairs, for those who answer in a spreadsheet: the words that a judge reads too."""
+    goes_on = " Each text goes on with its prompt's own sentence." if rubric.is_continuation else ""
+    return (
+        f"# Guidelines\n\n{for_markdown(rubric.guideline)}\n\n"
+        f"Each row of {CSV} has a prompt and two texts, left and right.{goes_on}\n"
+        f"{for_markdown(question_of(rubric))}\n"
+        "Write `left`, `right`, or `tie` where neither is, into the column `answer`; an empty one passes the row over.\n"
+    )
 
 
 def question_of(rubric: Rubric) -> str:

@@ -11,7 +11,7 @@ import re
 from html.parser import HTMLParser
 
 from alignbench.api import Rubric
-from alignbench.report.audit_sheet import TEMPLATE, to_csv, to_html
+from alignbench.report.audit_sheet import TEMPLATE, to_csv, to_guidelines, to_html
 from alignbench.scoring.audit import Question
 
 HOSTILE = (
@@ -78,3 +78,13 @@ def test_no_cell_of_the_sheet_is_a_formula_and_no_text_is_cut() -> None:
         assert not any(cell[:1] in tuple("=+-@\t\r") for cell in row.values() if cell)
     assert rows[-1]["left"] == ("word " * 200).strip()
     assert len(text.splitlines()) == len(HOSTILE) + 1
+
+
+def test_the_guidelines_ask_what_the_page_asks_and_stay_text() -> None:
+    told = to_guidelines(RUBRIC)
+    assert "<" not in told
+    assert "which." in told
+    assert "nearer to" in told
+    assert "Tone: Good" in told
+    assert "goes on" not in told
+    assert "goes on with its prompt's own sentence" in to_guidelines(RUBRIC._replace(is_continuation=True))
