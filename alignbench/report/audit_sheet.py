@@ -57,7 +57,7 @@ def to_guidelines(rubric: Rubric) -> str:
         f"# Guidelines\n\n{for_markdown(rubric.guideline)}\n\n"
         f"Each row of {CSV} has a prompt and two texts, left and right.{goes_on}\n"
         f"{for_markdown(question_of(rubric))}\n"
-        "Write `left`, `right`, or `tie` where neither is, into the column `answer`; an empty one passes the row over.\n"
+        "Write `left`, `right`, or `tie` where neither is, into the column `answer`; empty passes it over.\n"
     )
 
 
