@@ -8,6 +8,8 @@ accuracy on the held-out pairs, which is printed, and no better.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +29,9 @@ from alignbench.api import (
     Task,
 )
 from alignbench.errors import UserError
-from alignbench.store.paths import is_hub_id
 from alignbench.tasks import pairs as data
 
+HUB, HARMLESS = "Anthropic/hh-rlhf", "harmless-base"
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -46,9 +48,12 @@ class HH(Task):
     )
 
     class Config(api.Config):
-        source: str = "Anthropic/hh-rlhf"  # Hub id, or a .jsonl, .jsonl.gz or .parquet file
-        split: str = "train"  # of the Hub data set
-        data_dir: str | None = "harmless-base"  # folder within the Hub data set
+        source: str | tuple[str, ...] = (
+            HUB  # Hub id; or files: .jsonl, .json, .csv, .parquet, .arrow; folders; patterns
+        )
+        split: str = "train"  # of the Hub data set, or of a folder
+        data_dir: str | None = None  # folder within the Hub data set; that of the default is harmless-base
+        columns: Mapping[str, str] = {}  # the data's names for our columns: {chosen: better, rejected: worse}
         max_new_tokens: PositiveInt = 64
         max_prompt_chars: PositiveInt = 600  # longer dialogues are left out
         train: Share = 0.3  # shares of the dialogues, as the next four
@@ -62,30 +67,30 @@ class HH(Task):
         self.max_new_tokens = config.max_new_tokens
 
     def digest(self) -> str:
-        path = Path(self.config.source).expanduser()
-        if path.is_file():
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-        if not is_hub_id(self.config.source):
-            data.load_pairs(self.config.source)  # says what is wrong with the path
-        text = "\n".join("\t".join(pair) for pair in self._loaded)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        """Over the pairs as they are read: a file that moves, or is packed, is the same data."""
+        return hashlib.sha256("\n".join(map(json.dumps, self._loaded.pairs)).encode()).hexdigest()
 
     @cached_property
-    def _loaded(self) -> list[Pair]:
+    def _loaded(self) -> data.Loaded:
+        """Without prompts that are too long."""
         c = self.config
-        pairs = data.load_pairs(c.source, c.split, c.data_dir).pairs
-        short = [pair for pair in pairs if len(pair.prompt) <= c.max_prompt_chars]
+        data_dir = HARMLESS if (c.source, c.data_dir) == (HUB, None) else c.data_dir
+        loaded = data.load_pairs(c.source, c.split, data_dir, c.columns)
+        short = [pair for pair in loaded.pairs if len(pair.prompt) <= c.max_prompt_chars]
         if not short:
             raise UserError(
                 f"{c.source}: every prompt is longer than max_prompt_chars={c.max_prompt_chars}; "
                 "raise it in task.options"
             )
-        return short
+        long = {f"pairs whose prompt is over {c.max_prompt_chars} characters": len(loaded.pairs) - len(short)}
+        return data.Loaded(short, {**loaded.left_out, **long}, loaded.noted)
 
     @cached_property
     def splits(self) -> data.PairSplits:
         c = self.config
-        return data.pair_splits(self._loaded, self.data_seed, data.Shares(c.train, c.label, c.eval, c.gold, c.held_out))
+        return data.pair_splits(
+            self._loaded.pairs, self.data_seed, data.Shares(c.train, c.label, c.eval, c.gold, c.held_out)
+        )
 
     def prompts(self, split: Split) -> list[str]:
         return list(dict.fromkeys(pair.prompt for pair in getattr(self.splits, split)))
@@ -114,7 +119,11 @@ class HH(Task):
         return {"gold_pair_accuracy": float((gap > 0).float().mean()), "n": len(held_out)}
 
     def describe(self) -> str:
-        return f"hh: {len(self._loaded)} preference pairs of {Path(self.config.source).name}"
+        c, loaded = self.config, self._loaded
+        sources = [c.source] if isinstance(c.source, str) else c.source
+        said = [f"hh: {len(loaded.pairs)} preference pairs of {', '.join(Path(name).name for name in sources)}"]
+        said += [f"left out: {lost}"] if (lost := data.in_words(loaded.left_out)) else []
+        return "; ".join([*said, *([noted] if (noted := data.in_words(loaded.noted)) else [])])
 
 
 def save_gold_pairs(work: Any) -> None:

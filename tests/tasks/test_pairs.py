@@ -9,6 +9,7 @@ import pytest
 
 from alignbench.api import Pair
 from alignbench.errors import UserError
+from alignbench.tasks import dialogue, files, formats
 from alignbench.tasks import pairs as pairs_module
 from alignbench.tasks.pairs import Loaded, PairSplits, Shares, load_pairs, pair_splits
 
@@ -75,7 +76,7 @@ def read(tmp_path, *rows):
     ],
 )
 def test_each_format(tmp_path, row, pair):
-    assert read(tmp_path, row) == Loaded([pair], dropped=0)
+    assert read(tmp_path, row).pairs == [pair]
 
 
 def test_rows_that_compare_nothing_are_dropped_and_counted(tmp_path):
@@ -84,7 +85,9 @@ def test_rows_that_compare_nothing_are_dropped_and_counted(tmp_path):
     blank = {"prompt": [user("a")], "chosen": [bot("b")], "rejected": [bot("")]}
     none = {"prompt": [user("a")], "chosen": [bot("b")], "rejected": []}
     loaded = read(tmp_path, good, good | {"rejected": "a"}, good | {"chosen": " \n"}, same, blank, none)
-    assert loaded == Loaded([Pair("p", "a", "b")], dropped=5)
+    silent = Pair("\n\nHuman: a\n\nAssistant:", " b", "")  # what was rejected may be that nothing was said
+    left_out = {"rows with equal answers": 2, "rows whose chosen answer is empty": 1}
+    assert loaded == Loaded([Pair("p", "a", "b"), silent, silent], left_out, {"pairs with an empty rejected answer": 2})
 
 
 def test_every_kind_of_file_reads_alike(tmp_path):
@@ -125,7 +128,10 @@ DAMAGED = gzip.compress(random.Random(0).randbytes(5000))
     [
         ({"bat.jsonl": ""}, r"bad.jsonl: no such file, .*; in its folder: did you mean 'bat.jsonl'\?"),
         ({"notes.md": ""}, r"bad.jsonl: no such file, .*; in its folder: allowed: none"),
-        ({"bad.csv": "chosen,rejected"}, r"bad.csv: unknown kind of file; allowed: .jsonl, .jsonl.gz, .parquet"),
+        (
+            {"bad.txt": "chosen,rejected"},
+            r"bad.txt: unknown kind of file; allowed: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow",
+        ),
         (jsonl('{"prompt": "p", "chosen": "a", "rejected": "b"}\n\n{'), r"bad.jsonl, line 3: not JSON"),
         (jsonl("[" * 100_000), r"bad.jsonl, line 1: not JSON"),
         (jsonl(b'"\xff"'), r"bad.jsonl, line 1: not JSON"),
@@ -135,18 +141,28 @@ DAMAGED = gzip.compress(random.Random(0).randbytes(5000))
             r"line 1: no column 'chosen'; seen: 'prompt', 'answer', 'rejected'; wanted",
         ),
         (row(**{"a\n\x1b[2J": ""}), r"no column 'chosen'; seen: 'a\\n\\x1b\[2J'; wanted"),
-        (row(chosen="a"), r"line 1: no column 'rejected'; seen: 'chosen'; wanted: chosen, rejected and"),
-        (row(chosen="a", rejected=None), r"line 1: columns must be all texts .*, not chosen str, rejected NoneType"),
-        (row(prompt="p", chosen=[bot("a")], rejected=[bot("b")]), r"not prompt str, chosen list, rejected list"),
+        (
+            row(chosen="a"),
+            r"line 1: no column 'rejected'; seen: 'chosen'; wanted: prompt, unless the answers share it, and chosen",
+        ),
+        (
+            row(chosen="a", rejected=None),
+            r"line 1: an answer is a text or a list of messages, .*, not chosen str, rejected NoneType",
+        ),
+        (row(prompt=3, chosen=[bot("a")], rejected=[bot("b")]), r"not prompt int, chosen list, rejected list"),
+        (row(prompt="p", chosen=[bot("a")], rejected="b"), r"not prompt str, chosen list, rejected str"),
         (
             row(chosen=["a"], rejected=["b"]),
             r"line 1: a message must be \{\"role\": ..., \"content\": text\}, not 'a'",
         ),
-        (row(chosen=[{"role": "bot", "content": "a"}], rejected=[]), r"role 'bot'; allowed: assistant, system, user"),
+        (
+            row(chosen=[{"role": "bot", "content": "a"}], rejected=[]),
+            r"role 'bot'; allowed: assistant, developer, system, tool, user",
+        ),
         (row(prompt=[user("a")], chosen=[user("b")], rejected=[bot("c")]), r"chosen opens with role 'user'; a message"),
         (
             row(prompt="p", chosen="a", rejected="a"),
-            r"bad.jsonl: no preference pair in it \(1 rows with equal or empty",
+            r"bad.jsonl: no preference pair in it \(1 rows with equal answers",
         ),
         (jsonl(""), r"bad.jsonl: no preference pair in it \(0 rows"),
         ({"bad.jsonl.gz": "not packed"}, r"bad.jsonl.gz: damaged gzip file: copy or download it again"),
@@ -191,7 +207,7 @@ def test_hh_reads_whole_and_each_prompt_ends_with_the_assistants_turn():
     if not HH.exists():
         pytest.skip(f"{HH} is not here")
     loaded = load_pairs(str(HH))
-    assert (len(loaded.pairs), loaded.dropped) == (1_499, 1)
+    assert (len(loaded.pairs), loaded.left_out) == (1_499, {"rows whose chosen answer is empty": 1})
     assert all(pair.prompt.endswith("\n\nAssistant:") and pair.prompt.startswith("\n\nHuman:") for pair in loaded.pairs)
     assert not any("\n\nHuman:" in pair.chosen + pair.rejected for pair in loaded.pairs)
     splits = pair_splits(loaded.pairs, 0, SHARES)
@@ -236,6 +252,7 @@ def test_impossible_splits_are_refused(pairs, shares, message):
 
 
 def test_reading_local_pairs_imports_no_heavy_library():
-    source = Path(pairs_module.__file__).read_text(encoding="utf-8")
-    top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
-    assert not any(name in line for line in top for name in ("torch", "datasets", "pyarrow"))
+    for module in (pairs_module, files, formats, dialogue):
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+        assert not any(name in line for line in top for name in ("torch", "datasets", "pyarrow"))
