@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alignbench.errors import UserError, printable
-from alignbench.terminal import new_console
+from alignbench.errors import UserError, blamed, printable
+from alignbench.plugin_option import PluginModules, catalog_with
+from alignbench.terminal import new_console, refuse_to_vanish, stdout_kept_for_data
+
+if TYPE_CHECKING:
+    from alignbench.api import RatedText
+    from alignbench.scoring.rated_texts import DomainAgreement
 
 RATERS = (1, 3, 5)
 
@@ -28,42 +35,51 @@ def agreement(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="write a file's aggregated labels here, as CSV")] = None,
     seed: Annotated[int, typer.Option(min=0, help="draws resamples, pairs and which ratings vote")] = 0,
+    plugin: PluginModules = None,
     json_: Annotated[bool, typer.Option("--json", help="print everything as data")] = False,
 ) -> None:
     """Say how far raters agree, and what majority, Dawid-Skene, Bradley-Terry and Elo make of their votes."""
-    from alignbench.plugins import load_catalog
-
+    refuse_to_vanish()
     path = Path(subject)
-    if path.suffix or os.sep in subject or (os.path.lexists(subject) and subject not in load_catalog().tasks):
-        _refuse("a file", ("--raters", raters))
+    if path.suffix or os.sep in subject or (os.path.lexists(subject) and subject not in catalog_with(plugin).tasks):
+        _refuse("a file", ("--raters", raters), ("--plugin", plugin))
         _of_file(path, level or "nominal", output, seed, json_)
     else:
         _refuse("a task", ("--level", level), ("--output", output))
-        _of_task(subject, tuple(sorted(set(raters or RATERS))), seed, json_)
+        with stdout_kept_for_data() if json_ else nullcontext():
+            found = _of_task(subject, tuple(sorted(set(raters or RATERS))), seed, plugin)
+        _print_task(found, max(raters or RATERS), json_)
 
 
-def _of_task(name: str, raters: tuple[int, ...], seed: int, is_json: bool) -> None:
+def _of_task(name: str, raters: tuple[int, ...], seed: int, plugin: list[str] | None) -> list[DomainAgreement]:
     from alignbench.api import Task
     from alignbench.feedback.aggregate import require_libraries
-    from alignbench.plugins import load_catalog
-    from alignbench.report.agreement import domain_notes, domain_tables, to_data
     from alignbench.scoring.rated_texts import domain_agreement
 
-    task = load_catalog().task(name).cls
-    domains = {} if task.single_ratings is Task.single_ratings else task(task.Config()).single_ratings()
+    task = catalog_with(plugin).task(name)
+    domains: Mapping[str, Sequence[RatedText]] = {}
+    if task.cls.single_ratings is not Task.single_ratings:
+        with blamed(name, task.distribution, "single_ratings()"):
+            domains = task.cls(task.cls.Config()).single_ratings()
     if not domains:
         raise UserError(
             f"task '{name}' has no single ratings; name one that has, such as sentiment, or a file of votes"
         )
     require_libraries()
-    found = [domain_agreement(domain, texts, raters, seed) for domain, texts in domains.items()]
+    with blamed(name, task.distribution, "reading its single_ratings()"):
+        return [domain_agreement(domain, texts, raters, seed) for domain, texts in domains.items()]
+
+
+def _print_task(found: Sequence[DomainAgreement], most: int, is_json: bool) -> None:
+    from alignbench.report.agreement import domain_notes, domain_tables, to_data
+
     if is_json:
         print(json.dumps(to_data(found), indent=1))
         return
     console = new_console()
     for table in domain_tables(found):
         console.print(table)
-    for note in domain_notes(found, max(raters)):
+    for note in domain_notes(found, most):
         console.print(note, highlight=False, markup=False)
 
 

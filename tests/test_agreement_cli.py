@@ -219,3 +219,40 @@ def test_a_task_is_told_by_domain_and_number_of_votes(agreement) -> None:
             (name, k) for k in (1, 3) for name in ("majority", "bradley_terry", "elo")
         ]
         assert 0.5 < one["worth"][0]["accuracy"]["mean"] < one["worth"][3]["accuracy"]["mean"] < 1
+
+
+STRANGER = """
+import sys
+import alignbench
+from alignbench.tasks.oracle import Oracle
+
+class Stranger(Oracle):
+    name = "stranger"
+
+    def single_ratings(self):
+        print("reading")
+        {what}
+
+@alignbench.hookimpl
+def alignbench_tasks():
+    return [Stranger]
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("raise RuntimeError('boom\\n\\x1b[31mtwo')", "single_ratings() raised RuntimeError: boom  [31mtwo"),
+        ("sys.exit(0)", "single_ratings() raised SystemExit: 0"),
+        ("return {'a': [1, 2]}", "reading its single_ratings() raised AttributeError: "),
+        ("return [1]", "reading its single_ratings() raised AttributeError: "),
+    ],
+)
+def test_a_task_that_raises_leaves_or_returns_what_it_should_not_is_named(
+    what: str, said: str, tmp_path: Path, agreement
+) -> None:
+    (tmp_path / "stranger.py").write_text(STRANGER.replace("{what}", what))
+    told = agreement("stranger", "--plugin", "stranger", "--json")
+    assert (told.code, told.out) == (2, "")
+    assert told.err.splitlines()[-1].startswith(f"alignbench: plugin 'stranger' (from module stranger): {said}")
+    assert "Traceback" not in told.err
