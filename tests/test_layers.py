@@ -38,7 +38,7 @@ TABLE = {
     "run": "__init__ assets engine errors feedback planning plugins scoring stages store suite terminal",
     "testing": "api assets engine errors feedback planning plugins run scoring stages store suite",
     "plugin_option": "errors plugins terminal",
-    "agreement_cli": "api errors feedback plugins report scoring store terminal",
+    "agreement_cli": "api errors feedback plugin_option report scoring store terminal",
     "audit_cli": "errors planning plugin_option report run scoring store suite terminal",
     "cache_cli": "errors store",
     "judge_cli": "api assets engine errors plugin_option plugins report scoring suite terminal",

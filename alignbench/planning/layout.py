@@ -124,7 +124,11 @@ def make_task(suite: Suite, catalog: Catalog) -> Task:
         cls = catalog.task(suite.task.name).cls
     except UserError as error:
         raise suite.error(str(error), "task", "name") from None
-    task: Task = cls(suite.check_options(cls.Config, suite.task.options, "task", "options"))
+    options = suite.check_options(cls.Config, suite.task.options, "task", "options")
+    try:
+        task: Task = cls(options)
+    except UserError as error:
+        raise suite.error(str(error), "task") from None
     task.data_seed = suite.data_seed
     return task
 

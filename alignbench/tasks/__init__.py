@@ -8,9 +8,10 @@ from alignbench.hookspecs import hookimpl
 def alignbench_tasks() -> list[type[Task]]:
     from alignbench.tasks.hh import HH
     from alignbench.tasks.oracle import Oracle
+    from alignbench.tasks.preferences import Preferences
     from alignbench.tasks.sentiment import Sentiment
 
-    return [HH, Oracle, Sentiment]
+    return [HH, Oracle, Preferences, Sentiment]
 
 
 @hookimpl

@@ -53,25 +53,44 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def pair_splits(pairs: Sequence[Pair], seed: int, shares: Shares) -> PairSplits:
-    """Deal whole dialogues, told by the text up to the first answer, in the order of their hash."""
+def opening_of(pair: Pair) -> str:
+    """What tells a dialogue from others: its prompt up to the first answer."""
+    return pair.prompt.split(ASSISTANT, 1)[0]
+
+
+def pair_splits(pairs: Sequence[Pair], seed: int, shares: Shares, test: Sequence[Pair] | None = None) -> PairSplits:
+    """Deal whole dialogues in the order of their hash. `test`: what `eval` and `held_out` are dealt from in place of
+    `pairs`, all of it, in the proportion of their shares; a dialogue of it is not
+    trained on, and the others are dealt in the proportion of the remaining three. UserError if a part is empty."""
     if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
         raise UserError(f"shares {tuple(shares)}: each must be above 0, and their sum at most 1")
-    openings = {pair.prompt.split(ASSISTANT, 1)[0] for pair in pairs}
+    if test is None:
+        return PairSplits(**_dealt(pairs, seed, shares._asdict()))
+    kept = {opening_of(pair) for pair in test}
+    scoring = {name: share for name, share in shares._asdict().items() if name in ("eval", "held_out")}
+    training = {name: share for name, share in shares._asdict().items() if name not in scoring}
+    others = [pair for pair in pairs if opening_of(pair) not in kept]
+    return PairSplits(**_dealt(others, seed, _whole(training)), **_dealt(test, seed, _whole(scoring)))
+
+
+def _whole(shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: share / sum(shares.values()) for name, share in shares.items()}
+
+
+def _dealt(pairs: Sequence[Pair], seed: int, shares: Mapping[str, float]) -> dict[str, list[Pair]]:
+    openings = {opening_of(pair) for pair in pairs}
     order = sorted(openings, key=lambda opening: hashlib.sha256(f"{seed}\n{opening}".encode()).digest())
-    bounds = [round(share * len(order)) for share in accumulate(shares)]
+    bounds = [round(share * len(order)) for share in accumulate(shares.values())]
     part_of = {
         opening: part
-        for part, (start, end) in enumerate(zip([0, *bounds], bounds, strict=False))
+        for part, start, end in zip(shares, [0, *bounds], bounds, strict=False)
         for opening in order[start:end]
     }
-    parts = PairSplits([], [], [], [], [])
+    parts: dict[str, list[Pair]] = {name: [] for name in shares}
     for pair in pairs:
-        part = part_of.get(pair.prompt.split(ASSISTANT, 1)[0])
-        if part is not None:
+        if (part := part_of.get(opening_of(pair))) is not None:
             parts[part].append(pair)
-    empty = [name for name, part in zip(PairSplits._fields, parts, strict=True) if not part]
-    if empty:
+    if empty := [name for name, part in parts.items() if not part]:
         raise UserError(
             f"{len(order)} different prompts leave {', '.join(empty)} empty: bring more data, or other shares"
         )
