@@ -10,8 +10,8 @@ import torch
 
 from alignbench.best_of import best_of_weights
 from alignbench.report.best_of import section
+from alignbench.scoring.best_of_curve import best_of_curve
 from alignbench.scoring.record import BestOfN, Record
-from alignbench.scoring.reward_card import best_of_curve
 
 
 def by_enumeration(chooser: list[float], gold: list[float], n: int) -> float:

@@ -10,6 +10,9 @@ from typing import Any
 from alignbench.report.escape import for_markdown
 from alignbench.scoring.record import Context, Record, spent
 
+# Of every reward model that is fitted here: it is the start, or the base, with an adapter and a head of its own.
+FAMILY = "fitted reward models grow from the policy's own base model, so the two may be wrong about the same texts"
+
 
 def failures(records: Sequence[Record]) -> list[str]:
     """One line of Markdown for each cell that failed."""
@@ -121,6 +124,7 @@ def context(records: Sequence[Record]) -> list[str]:
         "Task": (each.task for each in contexts),
         "Human comparisons": (each.comparisons for each in contexts),
         "Proxy reward": (f"{proxy}: {', '.join(labels)}" for proxy, labels in labels_by_proxy.items()),
+        "Family": [FAMILY] if any(record.metrics.get("reward_model_steps") for record in records) else [],
         "Gold reward against held-out humans": (_facts(each.gold_card) for each in contexts),
         "One human against the others": (f"{share:.1%} of pairs" for share in ceilings if share is not None),
         "Machine": (_facts(each.machine) for each in contexts),

@@ -43,9 +43,9 @@ class Score(Kind):
 
     def make(self, work: HarnessWork) -> None:
         from alignbench.scoring import evaluate
+        from alignbench.scoring.best_of_curve import best_of_curve
         from alignbench.scoring.deployment import deployment
         from alignbench.scoring.exploits import exploits
-        from alignbench.scoring.reward_card import best_of_curve
 
         o, rows = self.Options(**work.options), work.rows("completions")
         gold, proxy, baseline, baseline_proxy = (

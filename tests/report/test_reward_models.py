@@ -52,3 +52,10 @@ def test_a_warning_stands_in_the_tables_notes() -> None:
     written = to_markdown([record(excess=0.2)])
     assert "it is surer than it is right" in written.split("Notes:")[1]
     assert "Reward models:" in written
+
+
+def test_that_a_fitted_reward_is_of_the_policys_family_is_said() -> None:
+    fitted = record()
+    fitted = fitted.model_copy(update={"metrics": {**fitted.metrics, "reward_model_steps": 16}})
+    assert "- Family: fitted reward models grow from the policy's own base model" in to_markdown([fitted])
+    assert "Family:" not in to_markdown([record()])
