@@ -24,6 +24,7 @@ from alignbench.agreement_cli import agreement
 from alignbench.audit_cli import audit
 from alignbench.cache_cli import cache
 from alignbench.errors import Interrupted, PluginError, UserError, in_words, printable
+from alignbench.init_cli import init
 from alignbench.judge_cli import judge
 from alignbench.plugin_option import PluginModules, catalog_with
 from alignbench.terminal import (
@@ -51,6 +52,7 @@ app = typer.Typer(
 app.add_typer(cache, name="cache")
 app.command()(agreement)
 app.command()(audit)
+app.command()(init)
 app.command()(judge)
 console = new_console()
 

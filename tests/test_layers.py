@@ -41,9 +41,10 @@ TABLE = {
     "agreement_cli": "api errors feedback plugin_option report scoring store terminal",
     "audit_cli": "errors planning plugin_option report run scoring store suite terminal",
     "cache_cli": "errors store",
+    "init_cli": "api errors store tasks terminal",
     "judge_cli": "api assets engine errors plugin_option plugins report scoring suite terminal",
-    "cli": "__init__ agreement_cli assets audit_cli cache_cli errors judge_cli planning plugin_option plugins report "
-    "run scaffold scoring store suite terminal testing",
+    "cli": "__init__ agreement_cli assets audit_cli cache_cli errors init_cli judge_cli planning plugin_option plugins "
+    "report run scaffold scoring store suite terminal testing",
     "docs": "api cli hookspecs plugins suite testing",
 }
 ORDER = tuple(TABLE)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 Split = Literal["train", "label", "eval"]
+SPLITS: tuple[Split, ...] = ("train", "label", "eval")
 
 
 class Rubric(NamedTuple):
@@ -43,7 +44,7 @@ class TrainingData(ABC):
     """The part of a task that training may read: of its prompts, `train` and `label`."""
 
     name: ClassVar[str]
-    rubric: ClassVar[Rubric]
+    rubric: Rubric  # of the class, or an instance's own
     data_seed: int = 0  # draws the splits; the harness sets it to the suite's
     max_new_tokens: int
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from alignbench.api.config import Config
-from alignbench.api.data import Pair, Rubric, TrainingData
+from alignbench.api.data import SPLITS, Pair, Rubric, TrainingData
 from alignbench.api.stages import RecipeBuilder, Stage
 
 if TYPE_CHECKING:  # torch takes seconds to import; only annotations need it here
@@ -108,6 +108,12 @@ class Task(TrainingData):
         """Every completion the prompt can have, for a task so small that they can be listed: rows are then held against
         the closed-form optimum. The task's human pairs must follow its gold reward by Bradley-Terry."""
         return None
+
+    def every_prompt(self) -> Collection[str]:
+        """All prompts that a stage may read, each once: a run is refused before its first stage where one of them does
+        not fit the model."""
+        own = (prompt for split in SPLITS for prompt in self.prompts(split))
+        return dict.fromkeys([*own, *(pair.prompt for pair in self.held_out_pairs().pairs)])
 
     @abstractmethod
     def held_out_pairs(self) -> HeldOutPairs:

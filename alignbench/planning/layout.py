@@ -14,6 +14,7 @@ from alignbench.api import Stage, Task
 from alignbench.assets.models import layer_count, model_digest, weight_bytes
 from alignbench.errors import PluginError, UserError
 from alignbench.planning import keys
+from alignbench.planning.lengths import alike_once_cut, reader_of, refuse_too_long
 from alignbench.planning.rows import Row, lay_out, step_of
 from alignbench.plugins import NO_STEPS, Catalog, Plugin, Step, Steps
 from alignbench.stages.human_comparisons import HUMAN
@@ -47,8 +48,10 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     rows += [snapshot for row in rows for snapshot in row.along]
     steps.tell(tell_task)
     shared = _environment(suite, catalog, task)
+    noted = _refuse_what_does_not_fit(suite, task)
     if not isinstance(in_words := task.describe(), str):
         raise UserError(f"task '{suite.task.name}': its `describe` gave {type(in_words).__name__}; text is allowed")
+    in_words = "; ".join(part for part in (in_words, noted) if part)
     stages: dict[str, PlannedStage] = {}
     key_of: dict[int, str] = {}  # by id: `rows` keeps every stage alive
     first: dict[str, PlannedCell] = {}  # by key: the one that needs it first
@@ -71,6 +74,22 @@ def make_plan(suite: Suite, catalog: Catalog, modules: Sequence[str] = (), steps
     digests = {"model": shared["model"], "data": shared["task"]["data"]}
     plan = Plan(suite, stages, cells, in_words, tuple(modules), digests, catalog=catalog, task=task)
     return replace(plan, cells=tuple(replace(cell, brought=_brought(plan, cell)) for cell in cells))
+
+
+def _refuse_what_does_not_fit(suite: Suite, task: Task) -> str:
+    """What is to be said of human pairs that are alike once cut. UserError with the task's line for prompts that the
+    model cannot hold. A task that lists its completions is a toy, whose texts are what its model was built for."""
+    if type(task).completions is not Task.completions or (reader := reader_of(suite.model)) is None:
+        return ""
+    try:
+        refuse_too_long(suite, task, reader)
+        return alike_once_cut(suite, task, reader)
+    except UserError:
+        raise
+    except Exception:
+        if type(task).__module__.startswith("alignbench."):
+            raise
+        return ""  # a plugin's task that fails here fails in a stage too, which says whose it is
 
 
 def _gates(rows: Sequence[Row], key_of: Mapping[int, str]) -> dict[str, str]:

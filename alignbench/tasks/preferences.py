@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -72,7 +72,7 @@ class Preferences(Task):
             raise UserError("source: no data is named; give a file, a folder or a Hub id in task.options")
         is_default = self.source == self.default_source and config.data_dir is None
         self.data_dir = self.default_data_dir if is_default else config.data_dir
-        self.rubric = self._rubric()  # type: ignore[misc]  # the class has none: each instance has its own
+        self.rubric = self._rubric()
 
     def digest(self) -> str:
         """Over the pairs as they are read: a file that moves, or is packed, is the same data."""
@@ -109,6 +109,13 @@ class Preferences(Task):
             raise UserError(f"every prompt is longer than max_prompt_chars={most}; raise it in task.options")
         long = {f"pairs whose prompt is over {most} characters": len(loaded.pairs) - len(short)}
         return data.Loaded(short, {**loaded.left_out, **long}, loaded.noted)
+
+    @property
+    def all_pairs(self) -> list[Pair]:
+        return [*self._loaded.pairs, *(self._test.pairs if self._test else ())]
+
+    def every_prompt(self) -> Collection[str]:
+        return dict.fromkeys(pair.prompt for pair in self.all_pairs)
 
     @cached_property
     def splits(self) -> data.PairSplits:
