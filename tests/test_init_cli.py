@@ -60,8 +60,8 @@ def scored():
 
 
 def nested():
-    return [{"instruction": p, "completions": [{"response": c, "overall_score": 8}, {"response": r, "overall_score": 2}]}
-            for p, c, r in PAIRS]  # fmt: skip
+    answers = [(p, ({"response": c, "overall_score": 8}, {"response": r, "overall_score": 2})) for p, c, r in PAIRS]
+    return [{"instruction": prompt, "completions": list(both)} for prompt, both in answers]
 
 
 def written(folder: Path, name: str, rows: list[dict]) -> str:
