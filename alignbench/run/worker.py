@@ -19,7 +19,7 @@ from alignbench.errors import LONGEST
 from alignbench.run.lines import say
 
 TELL_EVERY = 0.2  # seconds between two reports of progress
-OWN = frozenset({"alignbench.feedback", "alignbench.tasks"})  # modules of the harness's own plugins
+OWN = frozenset({"alignbench.feedback.offered", "alignbench.tasks.offered"})  # modules of the harness's own plugins
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
