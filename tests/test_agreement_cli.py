@@ -242,7 +242,7 @@ def alignbench_tasks():
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("raise RuntimeError('boom\\n\\x1b[31mtwo')", "single_ratings() raised RuntimeError: boom  [31mtwo"),
+        ("raise RuntimeError('boom\\n\\x1b[31mtwo')", "single_ratings() raised RuntimeError: boom [31mtwo"),
         ("sys.exit(0)", "single_ratings() raised SystemExit: 0"),
         ("return {'a': [1, 2]}", "reading its single_ratings() raised AttributeError: "),
         ("return [1]", "reading its single_ratings() raised AttributeError: "),

@@ -56,7 +56,7 @@ def refuse_too_long(suite: Suite, task: Task, reader: Reader) -> None:
     if long:
         chars = min(map(len, long)) - 1
         is_option = "max_prompt_chars" in type(task.config).model_fields
-        or_fewer = f", or set max_prompt_chars to {chars}," if is_option and chars > 0 else ""
+        or_fewer = f", or set max_prompt_chars to {chars}," if is_option and len(long) < len(prompts) else ""
         raise suite.error(
             f"{len(long)} of {len(prompts)} prompts do not fit the model's window of {reader.window} tokens beside "
             f"{reader.window - room - 1} of an answer (the longest has {max(long.values())}); lower max_new_tokens"

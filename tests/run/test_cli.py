@@ -99,7 +99,6 @@ def test_a_missing_constitution_is_one_line_with_what_is_shipped(alignbench, sui
 
 
 def test_a_prompt_beyond_the_models_window_is_one_line_and_no_results(alignbench, suite_file, tmp_path: Path) -> None:
-    """Found by the tokenizer, so after the model is loaded: every row falls with the supervised start."""
     pairs = [
         {"prompt": f"Human: {i} {'stone ' * 1100}\n\nAssistant:", "chosen": " Yes", "rejected": " No"}
         for i in range(80)
@@ -108,9 +107,11 @@ def test_a_prompt_beyond_the_models_window_is_one_line_and_no_results(alignbench
     path = suite_file(ROWS, **hh("long.jsonl", max_prompt_chars=10_000))
     said = alignbench("run", str(path))
     assert (said.code, said.err.count("\n")) == (2, 1), said
-    assert said.err.startswith(f"alignbench: {path}:1: a prompt of 11")
-    assert "exceed the model's window of 1024: " in said.err
-    assert "shorten the prompts, or lower the task's max_new_tokens" in said.err
+    assert said.err.startswith(
+        f"alignbench: {path}:10 task: 80 of 80 prompts do not fit the model's window of 1024 tokens"
+    )
+    assert "beside 6 of an answer (the longest has 11" in said.err
+    assert said.err.endswith("lower max_new_tokens in task.options\n")
     assert not (tmp_path / "results").exists()
 
 
