@@ -46,7 +46,7 @@ class Preferences(Task):
     summary = "human preference pairs of your own, from files or the Hub"
     default_source: ClassVar[Source | None] = None
     default_data_dir: ClassVar[str | None] = None
-    default_rubric: ClassVar[Rubric | None] = None
+    rubric = Rubric(**RubricOptions().model_dump())
 
     class Config(api.Config):
         source: Source = ()  # Hub id; or files: .jsonl, .json, .csv, .parquet, .arrow; folders; patterns
@@ -72,20 +72,13 @@ class Preferences(Task):
             raise UserError("source: no data is named; give a file, a folder or a Hub id in task.options")
         is_default = self.source == self.default_source and config.data_dir is None
         self.data_dir = self.default_data_dir if is_default else config.data_dir
-        self.rubric = self._rubric()
+        if (given := config.rubric) is not None:
+            self.rubric = Rubric(**(_read_rubric(given) if isinstance(given, str) else given).model_dump())
 
     def digest(self) -> str:
         """Over the pairs as they are read: a file that moves, or is packed, is the same data."""
         parts = [self._loaded.pairs, [] if self._test is None else self._test.pairs, [self.rubric]]
         return hashlib.sha256("\n".join(json.dumps(part) for part in parts).encode()).hexdigest()
-
-    def _rubric(self) -> Rubric:
-        given = self.config.rubric
-        if given is None and self.default_rubric is not None:
-            return self.default_rubric
-        if given is None:
-            given = RubricOptions()
-        return Rubric(**(_read_rubric(given) if isinstance(given, str) else given).model_dump())
 
     @cached_property
     def _loaded(self) -> data.Loaded:
