@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignbench.errors import UserError, printable
+from alignbench.errors import UserError, nearest, printable
 from alignbench.terminal import new_console
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def init(
     options |= {"columns": named} if (named := _columns(columns)) else {}
     options |= {"split": split} if split != "train" else {}
     options |= {"test_split": test_split} if test_split else {}
-    everything = Preferences(Preferences.Config(**_frozen(options), max_prompt_chars=10**9))
+    everything = Preferences(Preferences.Config(**options, max_prompt_chars=10**9))
     options |= _lengths(everything.all_pairs)
-    task = Preferences(Preferences.Config(**_frozen(options)))
+    task = Preferences(Preferences.Config(**options))
     text = suite_text(model, options, task)
     try:
         write_text(output, text)
@@ -103,9 +103,8 @@ def told(task: Preferences) -> list[str]:
 def _lengths(pairs: Sequence[Pair]) -> dict[str, int]:
     """Room for nine answers of ten, and for nineteen prompts of twenty."""
     words = _quantile([len(pair.chosen.split()) for pair in pairs], 0.9)
-    letters = (
-        _quantile([len(pair.chosen) for pair in pairs], 0.9) / 4
-    )  # a language without spaces has no words to count
+    # a language without spaces has no words to count
+    letters = _quantile([len(pair.chosen) for pair in pairs], 0.9) / 4
     least, most = ANSWER_TOKENS
     tokens = min(most, max(least, math.ceil(max(TOKENS_PER_WORD * words, letters) / 8) * 8))
     chars = _quantile([len(pair.prompt) for pair in pairs], 0.95)
@@ -122,7 +121,6 @@ def _steps(demonstrations: int) -> int:
 
 
 def _columns(text: str | None) -> dict[str, str]:
-    from alignbench.errors import nearest
     from alignbench.tasks.formats import COLUMNS
 
     found: dict[str, str] = {}
@@ -134,10 +132,6 @@ def _columns(text: str | None) -> dict[str, str]:
             raise UserError(f"--columns: no column '{printable(ours, 40)}' of ours; {nearest(ours, COLUMNS)}")
         found[ours] = theirs
     return found
-
-
-def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _refuse_to_replace(output: Path, force: bool) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignbench.api import Pair, Task
@@ -42,7 +41,7 @@ def reader_of(model: str) -> Reader | None:
 
     try:
         window = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-        return Reader(Tokenizer.from_file(str(Path(folder) / "tokenizer.json")), window or 10**9)
+        return Reader(Tokenizer.from_file(str(folder / "tokenizer.json")), window or 10**9)
     except Exception:  # whatever a broken folder raises: the model does not load either, which says more
         return None
 

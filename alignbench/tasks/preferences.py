@@ -149,9 +149,8 @@ class Preferences(Task):
             c = self.config
             named = c.test_source or f"split {c.test_split}"
             said += [f"scored by {_told(named, self._test)}"]
-            said += (
-                [f"{overlap} pairs to prompts that score are not trained on"] if (overlap := self._overlap()) else []
-            )
+            if overlap := self._overlap():
+                said.append(f"{overlap} pairs to prompts that score are not trained on")
         return f"{self.name}: {'; '.join(said)}"
 
     def _overlap(self) -> int:

@@ -20,7 +20,6 @@ from alignbench.api import Demonstration, OptimizerConfig
 from alignbench.engine import checkpoint, resume
 from alignbench.engine.checkpoint import Checkpoints, python_state
 from alignbench.engine.device import isolated
-from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Resident
 from alignbench.engine.supervised import fit_supervised
 from alignbench.engine.trial import LiveTrial
@@ -384,19 +383,3 @@ def test_a_state_that_is_not_json_is_refused(training, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "drawer", (Tupled, {"per_device_train_batch_size": 2}))
     with pytest.raises(TypeError, match=r"trial\.state holds JSON values"):
         training("drawer")(Stopping(tmp_path / "kept", 0))
-
-
-# -------------------------------------------------------------------------------------------------- cost
-
-
-def test_seconds_and_peak_of_the_processes_before_add_up():
-    first, second = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
-    first.add(tokens_trained=7, labels_ai=3)
-    state = {**first.state(), "seconds": 1000.0, "cpu_seconds": 300.0, "peak_bytes": 2**50}
-    second.add(tokens_trained=1)  # getting ready, which the first did too
-    second.resume(state)
-    second.add(tokens_trained=5)
-    reading = second.reading()
-    assert (reading["tokens_trained"], reading["labels_ai"], reading["peak_bytes"]) == (12, 3, 2**50)
-    assert 1000 < reading["seconds"] < 1100
-    assert 300 < reading["cpu_seconds"] < 400
