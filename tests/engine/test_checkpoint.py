@@ -20,6 +20,7 @@ from alignbench.api import Demonstration, OptimizerConfig
 from alignbench.engine import checkpoint, resume
 from alignbench.engine.checkpoint import Checkpoints, python_state
 from alignbench.engine.device import isolated
+from alignbench.engine.meter import Meter
 from alignbench.engine.resident import Resident
 from alignbench.engine.supervised import fit_supervised
 from alignbench.engine.trial import LiveTrial
